@@ -1,0 +1,316 @@
+"""A recipe bound to one algorithm's parameters: writes requests, reads answers.
+
+The classification of error answers (design: "Poll errors come in three kinds") lives here, because recipes can move
+single HTTP statuses from one kind to another. Nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from creche.core.exchange import Answer, Call
+from creche.core.reading import (
+    JobStatus,
+    Reading,
+    Source,
+    as_text,
+    decode_body,
+    error_text,
+    excerpt,
+    raw_at,
+    retry_after_s,
+)
+from creche.core.recipe import PollStep, Recipe, Step
+from creche.core.task import Job, Task
+from creche.core.template import MISSING, MissingValue, fill_body, fill_text, fill_url, point
+from creche.errors import (
+    AnswerError,
+    CreateRefused,
+    CreateUncertain,
+    CredentialsRefused,
+    JobNotFound,
+    Outage,
+    ProviderError,
+    Throttled,
+)
+
+_CREDENTIALS = frozenset({401, 402, 403})
+_AWAY = frozenset({408, 502, 503, 504})
+_GONE = frozenset({404, 410})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Binding:
+    """One recipe, one account. `params` hold every parameter of the recipe; `secret` is never shown.
+
+    `base` is where paths begin; its origin, and those in the recipe's `origins`, are the only ones that ever see the
+    credential: answers may name other URLs, and those are asked without it.
+    """
+
+    def __init__(self, recipe: Recipe, *, base: str, params: Mapping[str, Any], secret: str | None) -> None:
+        self.recipe = recipe
+        self._base = base.rstrip("/")
+        self._secret = secret
+        self._params = dict(params)
+        self._texts = {name: as_text(value) for name, value in params.items()}
+        self._headers = {"Accept": "application/json", "User-Agent": "creche", **recipe.headers}
+        self._credentials = (
+            {name: fill_text(value, {"secret": secret}) for name, value in recipe.credentials.items()} if secret else {}
+        )
+        self._trusted = {_origin(url) for url in (base, *recipe.origins)}
+
+    # -- create --
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a create may be repeated with the same token."""
+        return self.recipe.create is not None and self.recipe.create.repeat != "none"
+
+    def create_call(self, task: Task) -> Call:
+        """The request that makes the job. Raises `CreateRefused` when the recipe cannot create."""
+        step = self.recipe.create
+        if step is None:
+            raise CreateRefused(f'recipe "{self.recipe.name}" only attaches to jobs that exist: submit "job"')
+        try:
+            call = self._call(step, self._names(task_id=task.id, token=task.token, user=task.user), task.input)
+        except MissingValue as exc:
+            raise CreateRefused(f'the create request needs a value for "{exc.args[0]}"') from exc
+        # Without a way to repeat it, a loss must not be mistaken for a stale kept-alive connection.
+        return call if step.repeat != "none" else msgspec.structs.replace(call, fresh=True)
+
+    def read_create(self, answer: Answer, task: Task) -> Reading:
+        """What the create's answer says: the job's id at least. Raises as `Provider.create`."""
+        step = self.recipe.create
+        assert step is not None, "create_call comes first"  # noqa: S101 - a defect of the caller
+        hint_s = retry_after_s(answer)
+        if step.repeat == "id" and answer.status in step.exists:
+            return Reading(status=JobStatus.WAITING, job=task.token)
+        if answer.status in step.busy:
+            raise Throttled(self._complaint(answer), retry_after_s=hint_s)
+        if answer.status in _CREDENTIALS:
+            raise CredentialsRefused(self._complaint(answer), retry_after_s=hint_s)
+        if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
+            raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s)
+        if not 200 <= answer.status < 300:  # noqa: PLR2004
+            raise CreateRefused(self._complaint(answer))
+        return self._read_created(answer, task)
+
+    def _read_created(self, answer: Answer, task: Task) -> Reading:
+        step = self.recipe.create
+        assert step is not None, "create_call comes first"  # noqa: S101 - a defect of the caller
+        try:
+            body = decode_body(answer)
+        except AnswerError as exc:
+            body, unreadable = None, str(exc)
+        else:
+            unreadable = f"HTTP {answer.status}, but no job id in it: {excerpt(answer.body)}"
+        job = step.id.find(answer, body) if step.id is not None else None
+        if not job and step.repeat == "id":
+            job = task.token
+        if not job:
+            # The provider took the request, so a job may well be running under a name that we did not learn.
+            raise CreateUncertain(unreadable)
+        reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
+        keep = {**reading.keep, **_found(step.keep, answer, body)}
+        return msgspec.structs.replace(reading, job=job, keep=keep)
+
+    # -- poll --
+
+    def poll_call(self, job: Job) -> Call:
+        """The request that asks for the job's state."""
+        return self._job_call(self.recipe.poll, job)
+
+    def read_poll(self, answer: Answer) -> Reading:
+        """What a poll's answer says. Raises as `Provider.poll`."""
+        step = self.recipe.poll
+        if 200 <= answer.status < 300:  # noqa: PLR2004
+            body = decode_body(answer)
+            reading = self._reading(answer, body)
+            if reading is None:
+                raise AnswerError(f"no status at {step.status!r} in the answer: {excerpt(answer.body)}")
+            return reading
+        if any(answer.status in rule.http for rule in step.rules):
+            try:
+                body = decode_body(answer)
+            except AnswerError:
+                body = None
+            reading = self._reading(answer, body)
+            if reading is not None:
+                return reading
+        self._raise_for(answer)
+
+    def _reading(self, answer: Answer, body: Any) -> Reading | None:  # noqa: ANN401 - any JSON
+        """Rules, then the status map; None when neither finds a status."""
+        step = self.recipe.poll
+        word: str | None = None
+        if step.status is not None:
+            value = point(body, step.status)
+            word = None if value is MISSING or value is None else as_text(value)
+        partial, known = False, True
+        for rule in step.rules:
+            if rule.matches(answer.status, body):
+                status, partial = rule.then, rule.partial
+                break
+        else:
+            if word is None:
+                return None
+            known = word in step.statuses
+            status = step.statuses.get(word, JobStatus.PROCESSING)
+        fetch = self.recipe.fetch
+        return Reading(
+            status=status,
+            provider_status=word[:100] if word is not None else None,
+            known=known,
+            keep=_found(step.keep, answer, body),
+            progress=step.progress.find(body) if step.progress is not None else None,
+            result=raw_at(answer.body, step.result) if status is JobStatus.SUCCEEDED else msgspec.Raw(b"null"),
+            partial=partial,
+            message="" if status.running else error_text(body, step.error),
+            to_fetch=fetch is not None and status in fetch.after,
+            ask_again_s=self._hint(step, answer, body),
+        )
+
+    def _hint(self, step: PollStep, answer: Answer, body: Any) -> float | None:  # noqa: ANN401 - any JSON
+        if step.retry_after is not None:
+            try:
+                hint_s = float(step.retry_after.find(answer, body) or "")
+            except ValueError:
+                return retry_after_s(answer)
+            # The comparison also sends away NaN.
+            return min(hint_s, 3600.0) if hint_s >= 0 else None
+        return retry_after_s(answer)
+
+    # -- fetch --
+
+    def fetch_call(self, job: Job) -> Call | None:
+        """The request for the result; None when the job named nothing to fetch."""
+        step = self.recipe.fetch
+        assert step is not None, "a reading said to_fetch"  # noqa: S101 - a defect of the caller
+        try:
+            return self._call(step, self._names(job=job), None)
+        except MissingValue:
+            return None
+
+    def read_fetch(self, answer: Answer, reading: Reading) -> Reading:
+        """The end with its result, or the failure that the second request revealed."""
+        step = self.recipe.fetch
+        assert step is not None, "fetch_call comes first"  # noqa: S101 - a defect of the caller
+        if answer.status in step.failed:
+            message = self._complaint(answer, step.error)
+            status = JobStatus.FAILED if reading.status is JobStatus.SUCCEEDED else reading.status
+            return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
+        if not 200 <= answer.status < 300:  # noqa: PLR2004
+            self._raise_for(answer)
+        if step.format == "text":
+            result = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
+        elif step.format == "jsonl":
+            result = _lines(answer)
+        else:
+            decode_body(answer)
+            result = raw_at(answer.body, step.result)
+        return msgspec.structs.replace(reading, result=result, to_fetch=False)
+
+    # -- cancel --
+
+    def cancel_call(self, job: Job) -> Call | None:
+        """The request that ends the job; None when the provider has none."""
+        return self._job_call(self.recipe.cancel, job) if self.recipe.cancel is not None else None
+
+    def read_cancel(self, answer: Answer) -> bool:
+        """Whether the provider agreed. Any error but a plain refusal (4xx) is raised: ask again later."""
+        step = self.recipe.cancel
+        assert step is not None, "cancel_call comes first"  # noqa: S101 - a defect of the caller
+        if answer.status in step.agreed:
+            return True
+        refusals = frozenset(range(400, 500)) - _CREDENTIALS - {408, 429}
+        if answer.status in refusals:
+            return False
+        self._raise_for(answer)
+
+    # -- shared --
+
+    def _names(
+        self,
+        *,
+        job: Job | None = None,
+        task_id: str | None = None,
+        token: str | None = None,
+        user: str | None = None,
+    ) -> dict[str, str]:
+        names = dict(self._texts)
+        if job is not None:
+            names["job"] = job.id
+            names.update((f"keep.{name}", value) for name, value in job.keep.items())
+        ours = {"task": task_id, "token": token, "user": user}
+        names.update((name, value) for name, value in ours.items() if value is not None)
+        return names
+
+    def _job_call(self, step: Step, job: Job) -> Call:
+        try:
+            return self._call(step, self._names(job=job), None)
+        except MissingValue as exc:
+            raise AnswerError(f'the request needs "{exc.args[0]}", which no answer of the provider named') from exc
+
+    def _call(self, step: Step, names: Mapping[str, str], task_input: msgspec.Raw | None) -> Call:
+        target = fill_url(step.url, names)
+        url = self._base + target if target.startswith("/") else target
+        headers = {**self._headers, **{name: fill_text(value, names) for name, value in step.headers.items()}}
+        if _origin(url) in self._trusted:
+            headers.update(self._credentials)
+        body = None
+        if step.body is not None:
+            body = fill_body(step.body, {**names, **self._params}, task_input)
+            headers.setdefault("Content-Type", "application/json")
+        return Call(method=step.method, url=url, headers=tuple(headers.items()), body=body)
+
+    def _raise_for(self, answer: Answer) -> NoReturn:
+        message, hint_s = self._complaint(answer), retry_after_s(answer)
+        kind: type[ProviderError] = AnswerError
+        if answer.status in _CREDENTIALS:
+            kind = CredentialsRefused
+        elif answer.status == 429:  # noqa: PLR2004 - too many requests
+            kind = Throttled
+        elif answer.status in _AWAY:
+            kind = Outage
+        elif answer.status in _GONE:
+            kind = JobNotFound
+        raise kind(message, retry_after_s=hint_s)
+
+    def _complaint(self, answer: Answer, pointers: tuple[str, ...] = ()) -> str:
+        """What the provider said, in one line, without our secret should it be echoed."""
+        text = ""
+        try:
+            text = error_text(decode_body(answer), pointers or self.recipe.poll.error)
+        except AnswerError:
+            pass
+        text = text or excerpt(answer.body)
+        if self._secret:
+            text = text.replace(self._secret, "***")
+        return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
+
+
+def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
+    values = {name: source.find(answer, body) for name, source in sources.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _lines(answer: Answer) -> msgspec.Raw:
+    """JSON Lines as one JSON array, each line as the provider wrote it."""
+    try:
+        rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body)}") from exc
+    return msgspec.Raw(msgspec.json.encode(rows))
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port (RFC 6454); a URL that cannot be read has an origin that equals no other."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return "", url, None

@@ -1,0 +1,210 @@
+"""Reading TOML tables so that every mistake is found at once, with its place and a suggestion.
+
+A `Table` hands out values by key and type. A wrong value is noted in the shared list of mistakes and the default is handed
+out instead, so that reading goes on; `close` notes the keys that nobody asked for. Durations are written "3s", "500ms",
+"1h30m", sizes "64KiB", "4MiB".
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "3s", "500ms", "1h30m", "2d". Raises ValueError with a sentence that says what is expected."""
+    parts = _DURATION_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError('expected a duration such as "3s", "500ms", "1h30m" or "7d"')
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "64KiB", "4MiB", "512B". Raises ValueError with a sentence that says what is expected."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError('expected a size such as "64KiB", "4MiB" or "1GiB"')
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' (did you mean "x"?)' for a word that resembles a known one, else a list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f' (did you mean "{close[0]}"?)'
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+def _shown(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "a table"}
+    return f'"{value}"' if isinstance(value, str) and len(value) <= 40 else names.get(type(value), "a text")  # noqa: PLR2004
+
+
+class Table:
+    """One table of a document. `place` is its dotted path, "" for the root; `mistakes` is shared by the document."""
+
+    def __init__(self, data: Mapping[str, Any], place: str, mistakes: list[str], source: str) -> None:
+        self._data = data
+        self._asked: set[str] = set()
+        self._mistakes = mistakes
+        self._source = source
+        self.place = place
+
+    def at(self, key: str) -> str:
+        """The dotted path of a key of this table."""
+        name = key if _BARE_KEY.fullmatch(key) else f'"{key}"'
+        return f"{self.place}.{name}" if self.place else name
+
+    def wrong(self, key: str, message: str) -> None:
+        """Note a mistake about one key."""
+        self._mistakes.append(f"{self._source}: {self.at(key)}: {message}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._data
+
+    def keys(self) -> list[str]:
+        """The keys that are there, in the order of the file."""
+        return list(self._data)
+
+    def value(self, key: str, default: T, convert: Callable[[Any], T]) -> T:
+        """The converted value, or the default when the key is absent or `convert` raises ValueError."""
+        self._asked.add(key)
+        if key not in self._data:
+            return default
+        try:
+            return convert(self._data[key])
+        except ValueError as exc:
+            self.wrong(key, f"{exc}, got {_shown(self._data[key])}")
+            return default
+
+    def required(self, key: str, about: str) -> None:
+        """Note a mistake when the key is absent; `about` says what belongs there."""
+        if key not in self._data:
+            self.wrong(key, f"missing; {about}")
+
+    def text(self, key: str, default: str = "") -> str:
+        return self.value(key, default, _text)
+
+    def choice(self, key: str, default: str, allowed: Iterable[str]) -> str:
+        allowed = tuple(allowed)
+
+        def convert(value: object) -> str:
+            if value not in allowed:
+                raise ValueError(f"expected one of {', '.join(allowed)}")
+            return str(value)
+
+        return self.value(key, default, convert)
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        return self.value(key, default, _flag)
+
+    def integer(self, key: str, default: int, *, at_least: int = 0, at_most: int | None = None) -> int:
+        def convert(value: object) -> int:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError("expected a whole number")  # noqa: TRY004 - one kind of error for all mistakes
+            if value < at_least or (at_most is not None and value > at_most):
+                limit = f"at least {at_least}" + (f" and at most {at_most}" if at_most is not None else "")
+                raise ValueError(f"expected a number of {limit}")
+            return value
+
+        return self.value(key, default, convert)
+
+    def number(self, key: str, default: float, *, at_least: float = 0.0) -> float:
+        def convert(value: object) -> float:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= at_least:
+                raise ValueError(f"expected a number of at least {at_least:g}")
+            return float(value)
+
+        return self.value(key, default, convert)
+
+    def duration(self, key: str, default_s: float, *, at_least_s: float = 0.0) -> float:
+        def convert(value: object) -> float:
+            if not isinstance(value, str):
+                raise ValueError('expected a duration in quotes such as "3s" or "1h"')  # noqa: TRY004
+            seconds = parse_duration(value)
+            if seconds < at_least_s:
+                raise ValueError(f"expected at least {at_least_s:g}s")
+            return seconds
+
+        return self.value(key, default_s, convert)
+
+    def size(self, key: str, default_bytes: int, *, at_least: int = 1) -> int:
+        def convert(value: object) -> int:
+            if not isinstance(value, str):
+                raise ValueError('expected a size in quotes such as "4MiB"')  # noqa: TRY004
+            size = parse_size(value)
+            if size < at_least:
+                raise ValueError(f"expected at least {at_least} bytes")
+            return size
+
+        return self.value(key, default_bytes, convert)
+
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return self.value(key, default, _texts)
+
+    def text_map(self, key: str) -> dict[str, str]:
+        return self.value(key, {}, _text_map)
+
+    def table(self, key: str) -> Table:
+        """A table below this one; an empty one when it is absent or something else stands there."""
+        data: Mapping[str, Any] = self.value(key, {}, _table)
+        return Table(data, self.at(key), self._mistakes, self._source)
+
+    def tables(self, key: str) -> list[Table]:
+        """An array of tables."""
+        rows: list[Mapping[str, Any]] = self.value(key, [], _tables)
+        return [Table(row, f"{self.at(key)}[{index}]", self._mistakes, self._source) for index, row in enumerate(rows)]
+
+    def close(self, *, also: Iterable[str] = ()) -> None:
+        """Note every key that nobody asked for. `also` are known keys which this reader leaves alone."""
+        known = self._asked | set(also)
+        for key in self._data:
+            if key not in known:
+                self.wrong(key, "unknown key" + suggestion(key, known))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a text in quotes")  # noqa: TRY004
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")  # noqa: TRY004
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("expected a list of texts")
+    return tuple(value)
+
+
+def _text_map(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError("expected a table of texts")
+    return dict(value)
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected a table")  # noqa: TRY004
+    return value
+
+
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError("expected an array of tables")
+    return value

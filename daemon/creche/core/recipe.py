@@ -1,0 +1,345 @@
+"""The recipe format: how to create, poll, fetch and cancel jobs at one kind of provider API, as TOML without code.
+
+`load_recipe` turns a parsed document into a `Recipe` or names all its mistakes. Every key is described in
+docs/reference/recipes.md, which a test compares with this module. What a recipe says is applied by `core.binding`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from creche.core.document import Table
+from creche.core.reading import JobStatus, Progress, Rule, Source, as_text
+from creche.core.template import body_fields, is_pointer, url_fields
+from creche.errors import RecipeError
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+REPEAT = ("none", "token", "id")
+FORMATS = ("json", "jsonl", "text")
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A value that an algorithm gives; required when it has no default."""
+
+    about: str
+    default: str | int | float | bool | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What all requests have in common."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+class CreateStep(Step, frozen=True, kw_only=True):
+    """`repeat`: what makes the create safe to repeat. `none` nothing; `token` an idempotency key; `id` the job's id is ours."""
+
+    id: Source | None
+    keep: Mapping[str, Source]
+    repeat: str
+    busy: frozenset[int]
+    exists: frozenset[int]
+
+
+class PollStep(Step, frozen=True, kw_only=True):
+    """How to ask, and how to read the answer. Times in seconds."""
+
+    status: str | None
+    statuses: Mapping[str, JobStatus]
+    rules: tuple[Rule, ...]
+    keep: Mapping[str, Source]
+    progress: Progress | None
+    result: str
+    error: tuple[str, ...]
+    retry_after: Source | None
+    first_s: float
+    every_s: float
+    grow: float
+    up_to_s: float
+    grace_s: float
+
+
+class FetchStep(Step, frozen=True, kw_only=True):
+    """The second request. `after`: which ends need it; `failed`: HTTP statuses by which the job itself has failed."""
+
+    after: frozenset[JobStatus]
+    result: str
+    error: tuple[str, ...]
+    format: str
+    failed: frozenset[int]
+
+
+class CancelStep(Step, frozen=True, kw_only=True):
+    """`agreed`: HTTP statuses after which no further request is needed."""
+
+    agreed: frozenset[int]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """One checked recipe."""
+
+    name: str
+    title: str
+    docs: str
+    base: str
+    origins: tuple[str, ...]
+    params: Mapping[str, Parameter]
+    headers: Mapping[str, str]
+    credentials: Mapping[str, str]
+    secret_required: bool
+    create: CreateStep | None
+    poll: PollStep
+    fetch: FetchStep | None
+    cancel: CancelStep | None
+
+
+def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
+    """Check a parsed TOML document. `source` names it in messages. Raises `RecipeError` with all mistakes."""
+    mistakes: list[str] = []
+    root = Table(data, "", mistakes, source)
+    root.required("poll", "every recipe says how to poll")
+    params = _params(root.table("params"))
+    auth = root.table("auth")
+    credentials = {key: auth.text(key) for key in auth.keys() if key != "optional"}  # noqa: SIM118 - not a dict
+    recipe = Recipe(
+        name=name,
+        title=root.text("title", name),
+        docs=root.text("docs"),
+        base=root.text("base"),
+        origins=root.texts("origins"),
+        params=params,
+        headers=root.text_map("headers"),
+        credentials=credentials,
+        secret_required=bool(credentials) and not auth.flag("optional"),
+        create=_create(root.table("create")) if "create" in root else None,
+        poll=_poll(root.table("poll")),
+        fetch=_fetch(root.table("fetch")) if "fetch" in root else None,
+        cancel=_cancel(root.table("cancel")) if "cancel" in root else None,
+    )
+    auth.close()
+    root.close()
+    _check_names(recipe, root)
+    if mistakes:
+        raise RecipeError(mistakes)
+    return recipe
+
+
+def _params(table: Table) -> dict[str, Parameter]:
+    params = {}
+    for name in table.keys():  # noqa: SIM118 - not a dict
+        row = table.table(name)
+        default = row.value("default", None, _scalar)
+        params[name] = Parameter(about=row.text("about"), default=default)
+        row.close()
+    return params
+
+
+def _step(table: Table, method: str) -> dict[str, Any]:
+    table.required("url", "a path below `base`, or a whole URL")
+    return {
+        "method": table.choice("method", method, METHODS),
+        "url": table.text("url"),
+        "headers": table.text_map("headers"),
+        "body": table.value("body", None, lambda tree: tree),
+    }
+
+
+def _create(table: Table) -> CreateStep:
+    repeat = table.choice("repeat", "none", REPEAT)
+    if repeat != "id":
+        table.required("id", "where the answer has the job's id")
+    step = CreateStep(
+        **_step(table, "POST"),
+        id=table.value("id", None, _source),
+        keep=_sources(table.table("keep")),
+        repeat=repeat,
+        busy=table.value("busy", frozenset({429}), _http_statuses),
+        exists=table.value("exists", frozenset(), _http_statuses),
+    )
+    table.close()
+    return step
+
+
+def _poll(table: Table) -> PollStep:
+    every_s = table.duration("every", 3.0, at_least_s=0.05)
+    step = PollStep(
+        **_step(table, "GET"),
+        status=table.value("status", None, _pointer),
+        statuses=_statuses(table.table("statuses")),
+        rules=tuple(_rule(row) for row in table.tables("rules")),
+        keep=_sources(table.table("keep")),
+        progress=table.value("progress", None, _progress),
+        result=table.value("result", "", _pointer),
+        error=table.value("error", (), _pointers),
+        retry_after=table.value("retry_after", None, _source),
+        first_s=table.duration("first", 0.0),
+        every_s=every_s,
+        grow=table.number("grow", 1.0, at_least=1.0),
+        up_to_s=table.duration("up_to", max(every_s, 60.0)),
+        grace_s=table.duration("grace", 10.0),
+    )
+    if not step.rules and (step.status is None or not step.statuses):
+        table.wrong("status", "expected `status` with a table `statuses`, or `rules`")
+    table.close()
+    return step
+
+
+def _fetch(table: Table) -> FetchStep:
+    step = FetchStep(
+        **_step(table, "GET"),
+        after=table.value("after", frozenset({JobStatus.SUCCEEDED}), _ends),
+        result=table.value("result", "", _pointer),
+        error=table.value("error", (), _pointers),
+        format=table.choice("format", "json", FORMATS),
+        failed=table.value("failed", frozenset(), _http_statuses),
+    )
+    table.close()
+    return step
+
+
+def _cancel(table: Table) -> CancelStep:
+    step = CancelStep(
+        **_step(table, "POST"),
+        agreed=table.value("agreed", frozenset({200, 201, 202, 204, 404, 409, 410}), _http_statuses),
+    )
+    table.close()
+    return step
+
+
+def _statuses(table: Table) -> dict[str, JobStatus]:
+    words: dict[str, JobStatus] = {}
+    for status in JobStatus:
+        for word in table.texts(status.value):
+            if word in words:
+                table.wrong(status.value, f'"{word}" is mapped to {words[word].value} already')
+            words[word] = status
+    table.close()
+    return words
+
+
+def _rule(table: Table) -> Rule:
+    table.required("then", f"one of {', '.join(JobStatus)}")
+    rule = Rule(
+        then=JobStatus(table.choice("then", JobStatus.PROCESSING, JobStatus)),
+        http=table.value("http", frozenset(), _http_statuses),
+        equals=table.value("equals", (), _equals),
+        exists=table.value("exists", (), _pointers),
+        absent=table.value("absent", (), _pointers),
+        partial=table.flag("partial"),
+    )
+    if not (rule.http or rule.equals or rule.exists or rule.absent):
+        table.wrong("then", "a rule needs a condition: http, equals, exists or absent")
+    table.close()
+    return rule
+
+
+def _sources(table: Table) -> dict[str, Source]:
+    found = {name: table.value(name, None, _source) for name in table.keys()}  # noqa: SIM118 - not a dict
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def _check_names(recipe: Recipe, root: Table) -> None:
+    """Every name that a template uses must be a parameter, a kept value, or one of ours."""
+    kept = {f"keep.{name}" for step in (recipe.create, recipe.poll) if step is not None for name in step.keep}
+    steps = {"create": recipe.create, "poll": recipe.poll, "fetch": recipe.fetch, "cancel": recipe.cancel}
+    for place, step in steps.items():
+        if step is None:
+            continue
+        known = {"task", "token", "user", *recipe.params}
+        if place != "create":
+            known |= {"job", *kept}
+        headers = [name for value in step.headers.values() for name in url_fields(value)]
+        unknown = [name for name in [*url_fields(step.url), *headers] if name not in known]
+        unknown += sorted(f"${name}" for name in body_fields(step.body) - known - {"input"})
+        for name in unknown:
+            root.wrong(place, f'"{name}" is not a parameter, a kept value or one of {", ".join(sorted(known))}')
+
+
+# -- conversions: each raises ValueError with what was expected ------------------------------------------
+
+
+def _scalar(value: object) -> str | int | float | bool | None:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("expected a text, a number or a boolean")  # noqa: TRY004
+    return value
+
+
+def _pointer(value: object) -> str:
+    if not isinstance(value, str) or not is_pointer(value):
+        raise ValueError('expected a JSON pointer such as "/status" ("" is the whole body)')
+    return value
+
+
+def _pointers(value: object) -> tuple[str, ...]:
+    return tuple(_pointer(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _source(value: object) -> Source | None:
+    if isinstance(value, dict):
+        known = {"pointer", "header", "pattern"}
+        if value.keys() - known or not all(isinstance(item, str) for item in value.values()):
+            raise ValueError('expected texts for "pointer" or "header", and "pattern"')
+        pattern = value.get("pattern")
+        if pattern is not None:
+            _check_pattern(pattern)
+        if "header" in value:
+            return Source(header=value["header"].lower(), pattern=pattern)
+        return Source(pointer=_pointer(value.get("pointer", "")), pattern=pattern)
+    return Source(pointer=_pointer(value))
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as exc:
+        raise ValueError(f"the pattern cannot be read: {exc}") from exc
+    if groups < 1:
+        raise ValueError("the pattern needs a (group) around the value")
+
+
+def _progress(value: object) -> Progress | None:
+    if isinstance(value, dict):
+        if value.keys() - {"pointer", "of"}:
+            raise ValueError('expected "pointer" and "of"')
+        of = value.get("of", 1.0)
+        whole = _pointer(of) if isinstance(of, str) else float(of)
+        return Progress(pointer=_pointer(value.get("pointer")), of=whole)
+    return Progress(pointer=_pointer(value))
+
+
+def _http_statuses(value: object) -> frozenset[int]:
+    statuses: set[int] = set()
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and re.fullmatch("[1-5]xx", item):
+            first = int(item[0]) * 100
+            statuses.update(range(first, first + 100))
+        elif isinstance(item, int) and not isinstance(item, bool) and 100 <= item <= 599:  # noqa: PLR2004
+            statuses.add(item)
+        else:
+            raise ValueError('expected HTTP statuses such as 404 or "4xx"')
+    return frozenset(statuses)
+
+
+def _equals(value: object) -> tuple[tuple[str, frozenset[str]], ...]:
+    if not isinstance(value, dict):
+        raise ValueError('expected a table such as {"/status" = ["a", "b"]}')  # noqa: TRY004
+    rows = []
+    for pointer, wanted in value.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        rows.append((_pointer(pointer), frozenset(as_text(item) for item in values)))
+    return tuple(rows)
+
+
+def _ends(value: object) -> frozenset[JobStatus]:
+    ends = {status.value: status for status in JobStatus if not status.running}
+    words = value if isinstance(value, list) else [value]
+    if not all(word in ends for word in words):
+        raise ValueError(f"expected some of {', '.join(sorted(ends))}")
+    return frozenset(ends[str(word)] for word in words)

@@ -1,0 +1,242 @@
+"""What a task is, which statuses it can have, and how it gets from one to the next.
+
+Two house rules. First: nothing here reads a clock, a socket or a file; times come in as values, in Unix seconds.
+Second: a task is never changed, each function returns the record that follows; every change of status goes through
+`MOVES`, so that a status which the table does not allow cannot come to be. The diagram in docs/explanation/statuses.md is
+generated from this table and a test compares the two.
+
+`unknown` is where a task waits for a person: nobody can tell whether its job exists (design: "never pay twice").
+It is at rest, but it is no end: it has no outcome, and `resolve` leads out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import assert_never
+
+import msgspec
+
+
+class Status(StrEnum):
+    """Where a task is; the words of the API."""
+
+    ACCEPTED = "accepted"
+    CREATING = "creating"
+    WAITING = "waiting"
+    PROCESSING = "processing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    SERVER_FAILED = "server_failed"
+    UNKNOWN = "unknown"
+
+
+ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT, Status.SERVER_FAILED})
+"""The statuses that a task never leaves."""
+
+AT_REST = ENDS | {Status.UNKNOWN}
+"""The statuses in which no child works on the task."""
+
+_MINDED = frozenset({Status.WAITING, Status.PROCESSING, Status.PAUSED})
+
+MOVES: Mapping[Status, frozenset[Status]] = {
+    # An attached job skips the create; a cancel before the create needs no provider.
+    Status.ACCEPTED: _MINDED | {Status.CREATING, Status.CANCELLED, Status.FAILED},
+    # Back to accepted: the provider certainly made no job (busy, unreachable, unauthorized).
+    Status.CREATING: _MINDED | ENDS | {Status.ACCEPTED, Status.CANCELLING, Status.UNKNOWN},
+    Status.WAITING: ENDS | {Status.PROCESSING, Status.PAUSED, Status.CANCELLING},
+    Status.PROCESSING: ENDS | {Status.WAITING, Status.PAUSED, Status.CANCELLING},
+    Status.PAUSED: ENDS | {Status.WAITING, Status.PROCESSING, Status.CANCELLING},
+    Status.CANCELLING: ENDS,
+    # A person resolves: attach a job, create anew, drop.
+    Status.UNKNOWN: frozenset({Status.WAITING, Status.ACCEPTED, Status.CANCELLED}),
+}
+
+
+class IllegalMove(Exception):
+    """A move that `MOVES` does not allow was asked for: a defect of the caller, never of the world."""
+
+
+# -- outcomes ----------------------------------------------------------------------------------------
+
+
+class Succeeded(msgspec.Struct, frozen=True, tag_field="status", tag="succeeded"):
+    """The provider's success, the result in hand. `result` is JSON as the provider gave it; `partial` where it says so."""
+
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    partial: bool = False
+
+
+class Failed(msgspec.Struct, frozen=True, tag_field="status", tag="failed"):
+    """The provider's failure. `reason` is one of:
+
+    `provider` (the job failed), `expired` (the provider gave up on it), `create_refused` (there is no job),
+    `job_lost` (the provider no longer knows it), `result_refused` (the job ended well but its result cannot be had).
+    """
+
+    reason: str
+    message: str = ""
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag_field="status", tag="cancelled"):
+    """`reason` is `client` (asked for here), `provider` (ended from the provider's side) or `dropped` (given up by `resolve`)."""
+
+    reason: str
+
+
+class TimedOut(msgspec.Struct, frozen=True, tag_field="status", tag="timed_out"):
+    """Our deadline passed, `after_s` seconds after the job began; one last poll was made first. The job may still run."""
+
+    after_s: float
+    reason: str = "deadline"
+
+
+class ServerFailed(msgspec.Struct, frozen=True, tag_field="status", tag="server_failed"):
+    """`failures` answer errors in a row without one good answer; `message` is the last one. The job may still run."""
+
+    failures: int
+    message: str
+    reason: str = "answer_errors"
+
+
+Outcome = Succeeded | Failed | Cancelled | TimedOut | ServerFailed
+
+
+def status_of(outcome: Outcome) -> Status:
+    """The end that an outcome stands for."""
+    match outcome:
+        case Succeeded():
+            return Status.SUCCEEDED
+        case Failed():
+            return Status.FAILED
+        case Cancelled():
+            return Status.CANCELLED
+        case TimedOut():
+            return Status.TIMED_OUT
+        case ServerFailed():
+            return Status.SERVER_FAILED
+        case _:
+            assert_never(outcome)
+
+
+# -- the record --------------------------------------------------------------------------------------
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The provider's side of a task.
+
+    `id` is the provider's; `keep` are values that the recipe took from the create answer and needs again (poll and
+    result URLs, a parent's id); `since` is when we learned of it.
+    """
+
+    id: str
+    keep: Mapping[str, str] = {}
+    since: float = 0.0
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One task, whole: what the client said, and what became of it.
+
+    `token` identifies the create towards the provider (idempotency key, client-chosen job id); it is on disk before the
+    first byte leaves and stays the same however often the create is repeated. `fingerprint` tells whether a repeated
+    `key` came with the same content. `deadline_at` is set when the job begins; before that only `deadline_s` counts.
+    """
+
+    # what the client said
+    id: str
+    algorithm: str
+    input: msgspec.Raw | None = None
+    key: str | None = None
+    user: str | None = None
+    labels: Mapping[str, str] = {}
+    priority: int = 0
+    deadline_s: float = 3600.0
+    start_at: float | None = None
+    traceparent: str | None = None
+    fingerprint: str = ""
+    # what became of it
+    token: str
+    accepted_at: float
+    status: Status = Status.ACCEPTED
+    job: Job | None = None
+    deadline_at: float | None = None
+    provider_status: str | None = None
+    progress: float | None = None
+    cancel_reason: str | None = None
+    note: str = ""
+    outcome: Outcome | None = None
+    settled_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has its one outcome."""
+        return self.outcome is not None
+
+
+def _move(task: Task, status: Status) -> None:
+    if status != task.status and status not in MOVES.get(task.status, frozenset()):
+        raise IllegalMove(f"task {task.id}: {task.status} -> {status}")
+
+
+def _replace(task: Task, **changes: object) -> Task:
+    return msgspec.structs.replace(task, **changes)
+
+
+def begin_create(task: Task) -> Task:
+    """The intent: from here on the request may be on the wire."""
+    _move(task, Status.CREATING)
+    return _replace(task, status=Status.CREATING, note="")
+
+
+def put_back(task: Task, note: str) -> Task:
+    """The provider certainly made no job: wait and create later. `note` says why."""
+    _move(task, Status.ACCEPTED)
+    return _replace(task, status=Status.ACCEPTED, note=note)
+
+
+def begin_job(task: Task, job: Job, now: float) -> Task:
+    """The job is known, created or attached; its deadline starts here."""
+    status = Status.CANCELLING if task.cancel_reason and task.status is Status.CREATING else Status.WAITING
+    _move(task, status)
+    return _replace(task, status=status, job=job, deadline_at=now + task.deadline_s, note="")
+
+
+def observe(task: Task, status: Status, provider_status: str | None, progress: float | None) -> Task:
+    """A good answer of a running job. Returns the same object when it says nothing new; a cancelling task stays so."""
+    if task.status is Status.CANCELLING:
+        status = Status.CANCELLING
+    if task.status is status and task.provider_status == provider_status and task.progress == progress:
+        return task
+    _move(task, status)
+    return _replace(task, status=status, provider_status=provider_status, progress=progress)
+
+
+def request_cancel(task: Task, reason: str) -> Task:
+    """Record that a cancel was asked for. While the create is on the wire the status stays: first the job must be known."""
+    if task.status in _MINDED:
+        return _replace(task, status=Status.CANCELLING, cancel_reason=reason)
+    return _replace(task, cancel_reason=reason)
+
+
+def park_unknown(task: Task, note: str) -> Task:
+    """Nobody can tell whether the job exists; a person must look. `note` says what happened."""
+    _move(task, Status.UNKNOWN)
+    return _replace(task, status=Status.UNKNOWN, note=note)
+
+
+def create_anew(task: Task, token: str) -> Task:
+    """`resolve`: a person decided that no job exists, or that a second one is all right; hence a new token."""
+    _move(task, Status.ACCEPTED)
+    return _replace(task, status=Status.ACCEPTED, token=token, note="")
+
+
+def settle(task: Task, outcome: Outcome, now: float) -> Task:
+    """Give the task its one outcome."""
+    status = status_of(outcome)
+    _move(task, status)
+    progress = 1.0 if isinstance(outcome, Succeeded) else task.progress
+    return _replace(task, status=status, outcome=outcome, settled_at=now, progress=progress, note="")

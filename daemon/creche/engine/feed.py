@@ -1,0 +1,183 @@
+"""The log of outcomes and its readers.
+
+Nobody is pushed to: every reader has a cursor and its own pace, so a slow one costs nobody else time or memory. Recent
+entries are kept in memory, encoded once for all readers; who is further behind reads on from the store. A cursor is opaque
+to clients; inside it is the store's identity and a position.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from creche.core.task import Task
+from creche.core.wire import Result, task_out
+from creche.engine.journal import Journal
+from creche.engine.ports import Entry
+
+STORE_PAGE = 200
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One outcome as readers get it; `message` is the stream's `result` message, encoded."""
+
+    seq: int
+    task: Task
+    message: bytes
+
+
+class Feed:
+    """The feed of one store. `floor` and `head` are the store's bounds at start."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        identity: str,
+        floor: int,
+        head: int,
+        tail_count: int = 10_000,
+        tail_bytes: int = 64 << 20,
+    ) -> None:
+        self._journal = journal
+        self._identity = identity
+        self._floor = floor
+        self._tail: list[Item] = []
+        self._tail_floor = head
+        self._size_bytes = 0
+        self._tail_count = tail_count
+        self._tail_bytes = tail_bytes
+        self._news = trio.Event()
+        self.head = head
+
+    def cursor(self, seq: int) -> str:
+        """The cursor behind an entry."""
+        return f"{self._identity}-{seq}"
+
+    def position(self, cursor: str | None) -> int | None:
+        """What a cursor stands for: None means the head. An unreadable one, or one of another store, is -1 (resync)."""
+        if cursor is None:
+            return None
+        identity, _, seq = cursor.rpartition("-")
+        if identity != self._identity or not seq.isdecimal() or len(seq) > 18:  # noqa: PLR2004 - fits 64 bits
+            return -1
+        return min(int(seq), self.head)
+
+    def publish(self, entry: Entry) -> None:
+        """Append a committed outcome and wake the readers. Called in the order of commits."""
+        item = self._item(entry)
+        self._tail.append(item)
+        self._size_bytes += len(item.message)
+        self.head = entry.seq
+        if len(self._tail) > self._tail_count or self._size_bytes > self._tail_bytes:
+            self._trim()
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    def forget_up_to(self, floor: int) -> None:
+        """Retention removed entries from the store."""
+        self._floor = max(self._floor, floor)
+
+    def reader(self, since: str | None, wanted: Callable[[Task], bool]) -> Reader:
+        """A reader behind `since` (None: from now on) of the tasks that are `wanted`."""
+        position = self.position(since)
+        resync = position is not None and position < self._floor
+        start = self.head if position is None else max(position, self._floor)
+        return Reader(self, start, wanted, resync=resync)
+
+    async def _after(self, seq: int) -> list[Item]:
+        """Some entries behind `seq`, in order; empty when there are none."""
+        if seq >= self._tail_floor:
+            return self._tail[bisect_right(self._tail, seq, key=lambda item: item.seq) :]
+        entries = await self._journal.read(lambda store: store.feed_after(seq, STORE_PAGE))
+        return [self._item(entry) for entry in entries]
+
+    def _item(self, entry: Entry) -> Item:
+        message = Result(cursor=self.cursor(entry.seq), task=task_out(entry.task))
+        return Item(entry.seq, entry.task, msgspec.json.encode(message))
+
+    def _trim(self) -> None:
+        # A quarter at once: cutting the front of a list for every entry would move the whole tail each time.
+        cut = len(self._tail) // 4 + 1
+        self._size_bytes -= sum(len(item.message) for item in self._tail[:cut])
+        self._tail_floor = self._tail[cut - 1].seq
+        del self._tail[:cut]
+
+
+class Reader:
+    """One reader's place in the feed. `resync` tells that entries before its start may be missing."""
+
+    def __init__(self, feed: Feed, start: int, wanted: Callable[[Task], bool], *, resync: bool) -> None:
+        self._feed = feed
+        self._seq = start
+        self._wanted = wanted
+        self.resync = resync
+
+    @property
+    def cursor(self) -> str:
+        """Resumes behind everything that was handed out or passed over."""
+        return self._feed.cursor(self._seq)
+
+    async def next_nowait(self) -> list[Item]:
+        """Wanted entries that are there already; empty when the head is reached. Raises `StoreUnavailable`."""
+        while items := await self._feed._after(self._seq):  # noqa: SLF001 - the two classes are one mechanism
+            self._seq = items[-1].seq
+            wanted = [item for item in items if self._wanted(item.task)]
+            if wanted:
+                return wanted
+        return []
+
+    async def next(self) -> list[Item]:
+        """Wait for wanted entries. Cancelled, it loses none: the place moves only with what is returned."""
+        while True:
+            news = self._feed._news  # noqa: SLF001
+            if items := await self.next_nowait():
+                return items
+            await news.wait()
+
+
+class Updates:
+    """Tells watchers which running tasks changed; of several changes only the last is kept for each."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Watcher] = set()
+
+    def changed(self, task: Task) -> None:
+        """A task changed without ending."""
+        for watcher in self._watchers:
+            watcher._take(task)  # noqa: SLF001 - the two classes are one mechanism
+
+    def watch(self, wanted: Callable[[Task], bool]) -> Watcher:
+        """A watcher of the tasks that are `wanted`; close it."""
+        watcher = Watcher(self, wanted)
+        self._watchers.add(watcher)
+        return watcher
+
+
+class Watcher:
+    """The changes that one listener has not seen yet: at most one per running task."""
+
+    def __init__(self, updates: Updates, wanted: Callable[[Task], bool]) -> None:
+        self._updates = updates
+        self._wanted = wanted
+        self._changed: dict[str, Task] = {}
+        self._news = trio.Event()
+
+    def _take(self, task: Task) -> None:
+        if self._wanted(task):
+            self._changed[task.id] = task
+            self._news.set()
+
+    async def next(self) -> list[str]:
+        """Wait for changes; the ids of the tasks that changed since the last call."""
+        await self._news.wait()
+        self._news = trio.Event()
+        changed, self._changed = self._changed, {}
+        return list(changed)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._updates._watchers.discard(self)  # noqa: SLF001

@@ -1,0 +1,156 @@
+"""The async face of a synchronous store: many tasks share one commit.
+
+Whatever is written while a commit is under way forms the next batch, so under load thousands of writes share an fsync and
+without load nobody waits. What must follow a commit (start the task, publish the outcome) is given as `then` and runs in
+the journal's own task, in the order of commits: cancelling the one who waits can neither stop a write nor what follows it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import trio
+from loguru import logger
+
+from creche.core.task import Task
+from creche.engine.ports import Save, Store, Write, Written
+from creche.errors import CrecheError, StoreUnavailable
+
+T = TypeVar("T")
+
+MAX_BATCH = 1000
+RETRY_EVERY_S = 1.0
+
+
+class RunSync(Protocol):
+    """Runs a synchronous function where it may block: in a worker thread, or in place when simulated."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class _Pending:
+    """One write on its way."""
+
+    __slots__ = ("answer", "done", "then", "write")
+
+    def __init__(self, write: Write, then: Callable[[Written], None] | None) -> None:
+        self.write = write
+        self.then = then
+        self.done = trio.Event()
+        self.answer: Written | StoreUnavailable = None
+
+
+class Journal:
+    """Writes to a store in groups. `run_write` and `run_read` each run one function at a time."""
+
+    def __init__(self, store: Store, *, run_write: RunSync, run_read: RunSync) -> None:
+        self._store = store
+        self._run_write = run_write
+        self._run_read = run_read
+        self._queue: deque[_Pending] = deque()
+        self._notes: dict[str, Task] = {}
+        self._wake = trio.Event()
+        self._closing = False
+        self.fault: str | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what comes until `close` was called and everything is written."""
+        task_status.started()
+        while True:
+            if not self._queue and not self._notes:
+                if self._closing:
+                    return
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            await self._commit_batch()
+
+    def close(self) -> None:
+        """Let `run` end once nothing is left to write. Call it after the last writer has ended."""
+        self._closing = True
+        self._wake.set()
+
+    async def write(self, write: Write, *, then: Callable[[Written], None] | None = None) -> Written:
+        """Write durably; returns when committed. Raises `StoreUnavailable`, and the refusals that the store answers.
+
+        If cancelled the write is still made and `then` still called; only the answer is lost.
+        """
+        pending = self._enqueue(write, then)
+        await pending.done.wait()
+        if isinstance(pending.answer, CrecheError):
+            raise pending.answer
+        return pending.answer
+
+    async def write_all(self, writes: list[tuple[Write, Callable[[Written], None]]]) -> list[Written | CrecheError]:
+        """Write many in as few commits as possible, each answered on its own; refusals are values here."""
+        pendings = [self._enqueue(write, then) for write, then in writes]
+        for pending in pendings:
+            await pending.done.wait()
+        return [pending.answer for pending in pendings]
+
+    async def write_surely(self, write: Write, *, then: Callable[[Written], None] | None = None) -> Written:
+        """As `write`, but while the store is unavailable try again: the task waits in memory, nothing is given up."""
+        while True:
+            try:
+                return await self.write(write, then=then)
+            except StoreUnavailable:
+                await trio.sleep(RETRY_EVERY_S)
+
+    def note(self, task: Task) -> None:
+        """Save soon what is nice to find after a restart but need not be waited for; of several notes the last counts."""
+        self._notes[task.id] = task
+        self._wake.set()
+
+    async def read(self, function: Callable[[Store], T]) -> T:
+        """Run a query of the store. Raises `StoreUnavailable`."""
+        return await self._run_read(lambda: function(self._store))
+
+    async def probe(self) -> None:
+        """Prove that the store can be written, if the last write failed. Raises `StoreUnavailable`."""
+        if self.fault is not None:
+            await self._commit([])
+
+    def _enqueue(self, write: Write, then: Callable[[Written], None] | None) -> _Pending:
+        # A full save overtakes an older note about the same task, which must not be written after it.
+        self._notes.pop(write.task.id, None)
+        pending = _Pending(write, then)
+        self._queue.append(pending)
+        self._wake.set()
+        return pending
+
+    async def _commit_batch(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        notes = [Save(self._notes.pop(task_id)) for task_id in list(self._notes)[:MAX_BATCH]]
+        try:
+            answers = await self._commit([*(pending.write for pending in batch), *notes])
+        except StoreUnavailable as exc:
+            for note in notes:
+                self._notes.setdefault(note.task.id, note.task)
+            for pending in batch:
+                pending.answer = exc
+                pending.done.set()
+            # Notes wait for better times; without a pause they would be tried in a busy loop.
+            await trio.sleep(RETRY_EVERY_S if not self._closing else 0)
+            if self._closing:
+                self._notes.clear()
+            return
+        for pending, answer in zip(batch, answers, strict=False):
+            pending.answer = answer
+            if pending.then is not None:
+                pending.then(answer)
+            pending.done.set()
+
+    async def _commit(self, writes: list[Write]) -> list[Written]:
+        try:
+            answers = await self._run_write(lambda: self._store.commit(writes))
+        except StoreUnavailable as exc:
+            if self.fault is None:
+                logger.error("the store cannot be written, tasks go on in memory: {}", exc)
+            self.fault = str(exc)
+            raise
+        if self.fault is not None:
+            logger.info("the store can be written again")
+            self.fault = None
+        return answers

@@ -1,0 +1,159 @@
+"""The seams of the engine: what it needs from the world, and how that may fail.
+
+Order is part of the contract: a task is durable before the client hears its id; a job's id is durable before it is
+polled; an outcome is durable before any listener hears it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from creche.core.reading import Reading
+from creche.core.task import Job, Status, Task
+from creche.errors import AlreadySettled, KeyConflict
+
+
+class Accept(msgspec.Struct, frozen=True):
+    """Write: a new task. Answered with `Accepted`, or `KeyConflict`."""
+
+    task: Task
+
+
+class Save(msgspec.Struct, frozen=True):
+    """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone."""
+
+    task: Task
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Write: a task with its outcome. Answered with its `Entry` in the feed, or `AlreadySettled`.
+
+    Repeating a settle with the same outcome gives the entry that stands, so a commit whose answer was lost can be
+    repeated.
+    """
+
+    task: Task
+
+
+Write = Accept | Save | Settle
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The answer to `Accept`: the task that stands, and whether this write made it.
+
+    `new` is False when the key (or the id, with the same content) was seen before; `task` is then the first one.
+    """
+
+    task: Task
+    new: bool
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One outcome in the feed. `seq` grows by commit order without being reused; gaps mean nothing."""
+
+    seq: int
+    task: Task
+
+
+Written = Accepted | Entry | None | KeyConflict | AlreadySettled
+"""What a single write was answered with. A refusal is a value here: it concerns one write, not its whole batch."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks to list, newest first. `after` is the id of the last task of the page before."""
+
+    statuses: frozenset[Status] = frozenset()
+    algorithm: str | None = None
+    user: str | None = None
+    labels: Mapping[str, str] = {}
+    limit: int = 100
+    after: str | None = None
+
+
+class Store(Protocol):
+    """Keeps tasks and the feed. Synchronous, and driven by one caller at a time for writes and one for reads.
+
+    Every method raises `StoreUnavailable` when the world fails it (disk full, locked, read-only); then nothing of the
+    batch was written, as far as the store can tell, and the caller may repeat it. `open` raises `StartError`.
+    """
+
+    identity: str
+    """A random name given when the store was made; cursors carry it, so that those of another store are recognised."""
+
+    def open(self) -> None:
+        """Open or make the store, and lock it against a second daemon."""
+
+    def close(self) -> None:
+        """Close it; nothing written is lost. May be called twice."""
+
+    def commit(self, writes: Sequence[Write]) -> list[Written]:
+        """Do all writes in one transaction, durably, and answer each in order.
+
+        An empty batch changes nothing that can be seen, but still proves that the store can be written.
+        """
+
+    def get(self, task_id: str) -> Task | None:
+        """One task, or None."""
+
+    def unfinished(self) -> list[Task]:
+        """Every task without an outcome, in order of acceptance."""
+
+    def list_tasks(self, query: Query) -> list[Task]:
+        """Tasks by `query`, newest first. An unknown `after` gives an empty list."""
+
+    def feed_after(self, seq: int, limit: int) -> list[Entry]:
+        """Entries with a greater `seq`, in order."""
+
+    def feed_bounds(self) -> tuple[int, int]:
+        """`(floor, head)`: every entry with floor < seq <= head is there; older ones fell to retention."""
+
+    def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
+        """Remove up to `limit` settled tasks, with their feed entries, oldest first.
+
+        Those settled before the given time, and those beyond the newest `keep`. Unfinished ones are never touched.
+        Returns how many went.
+        """
+
+
+class Heartbeats(Protocol):
+    """Shows the outside world which tasks are alive."""
+
+    async def beat(self, *, alive: Sequence[str], ended: Sequence[str], active: Mapping[str, int], now: float) -> None:
+        """Write `now` for every task in `alive`, remove those in `ended`, set the number of live tasks by algorithm.
+
+        Raises `HeartbeatsUnreachable` when that failed or took too long; it may have been done in part, and is
+        repeated by the next beat. Bounded in time; cancellation waits for that bound at most.
+        """
+
+    async def aclose(self) -> None:
+        """Close the connection. Keys of live tasks stay and tell the truth: their time no longer moves."""
+
+
+class Provider(Protocol):
+    """Creates, polls, fetches and cancels jobs at one provider account; a recipe or a plug-in stands behind it.
+
+    All methods may raise, besides what they name: `Outage`, `Throttled`, `CredentialsRefused`, `AnswerError`. Each
+    bounds the time of its own requests. Cancelling a `create` leaves open whether a job was made; callers do not do that.
+    """
+
+    repeatable: bool
+    """Whether a create may be repeated with the same token without making a second job."""
+
+    async def create(self, task: Task) -> Reading:
+        """Make the job. The reading carries its id, and may already be the end.
+
+        `Outage`, `Throttled`, `CredentialsRefused`: certainly no job was made. `CreateRefused`: nor will one be.
+        `CreateUncertain`: cannot be told.
+        """
+
+    async def poll(self, job: Job) -> Reading:
+        """Ask for the job's state. Raises `JobNotFound` when the provider does not know it."""
+
+    async def fetch(self, job: Job, reading: Reading) -> Reading:
+        """Bring the result of a job that ended well; the reading returned has it, or is a failure."""
+
+    async def cancel(self, job: Job) -> bool:
+        """Ask the provider to end the job; True when it agreed (or the job had ended), False when it refused."""

@@ -1,0 +1,81 @@
+"""One beat for all live tasks.
+
+A heartbeat child enters its task into the pulse and leaves when its nursery ends; the pulse beats for all who are in. A
+beat therefore still says what a beat per task would say: this task is in a live nursery of a live loop. It costs nothing
+per task.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+from loguru import logger
+
+from creche.engine.ports import Heartbeats
+from creche.errors import HeartbeatsUnreachable
+
+BEAT_EVERY_S = 2.0
+
+
+class Pulse:
+    """Beats every two seconds. Without `heartbeats` the times are kept here only; `wall` gives Unix seconds."""
+
+    def __init__(self, heartbeats: Heartbeats | None, *, wall: Callable[[], float]) -> None:
+        self._heartbeats = heartbeats
+        self._wall = wall
+        self._entered: dict[str, tuple[str, float]] = {}
+        self._ended: set[str] = set()
+        self._last_beat = 0.0
+        self.fault: str | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Beat until cancelled. An unreachable Redis skips beats; minding goes on and beats resume by themselves."""
+        task_status.started()
+        due = trio.current_time()
+        while True:
+            await self.beat()
+            # Counting from the last due time keeps the rhythm; after a stall the beats missed are not made up.
+            due = max(due + BEAT_EVERY_S, trio.current_time())
+            await trio.sleep_until(due)
+
+    async def beat(self) -> None:
+        """Beat once, now."""
+        now = self._wall()
+        if self._heartbeats is not None:
+            ended = tuple(self._ended)
+            active = Counter(algorithm for algorithm, _ in self._entered.values())
+            try:
+                await self._heartbeats.beat(alive=tuple(self._entered), ended=ended, active=active, now=now)
+            except HeartbeatsUnreachable as exc:
+                if self.fault is None:
+                    logger.warning("heartbeats cannot be written, minding goes on: {}", exc)
+                self.fault = str(exc)
+                return
+            if self.fault is not None:
+                logger.info("heartbeats are written again")
+            self._ended.difference_update(ended)
+        self.fault = None
+        self._last_beat = now
+
+    async def beat_while_alive(self, task_id: str, algorithm: str) -> None:
+        """The heartbeat child: the task beats from here until this is cancelled."""
+        self._entered[task_id] = (algorithm, self._wall())
+        try:
+            await trio.sleep_forever()
+        finally:
+            del self._entered[task_id]
+
+    def end(self, task_id: str) -> None:
+        """The task is settled: take its beat away from where monitors look."""
+        if self._heartbeats is not None:
+            self._ended.add(task_id)
+
+    def last_beat(self, task_id: str) -> float | None:
+        """When the task last beat, in Unix seconds; None when it is not alive. Entering counts as the first beat."""
+        entered = self._entered.get(task_id)
+        return None if entered is None else max(entered[1], self._last_beat)
+
+    def __len__(self) -> int:
+        return len(self._entered)

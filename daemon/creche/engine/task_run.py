@@ -1,0 +1,327 @@
+"""One task, from its slot to its outcome.
+
+    create the job, unless it exists
+    with trio.move_on_after(what is left of the deadline):
+        a nursery: the heartbeat child, and the polling child whose end is the end of both
+    past the deadline: one last poll
+
+Nothing is settled here; the outcome is returned, or None when the task must wait for a person (`unknown`). Cancelled from
+outside (the daemon stops), a task is left as the store has it, and the next start goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+import trio
+from loguru import logger
+
+from creche.core import task as rules
+from creche.core.limits import Slots
+from creche.core.polling import CONDITIONS, RUNNING, Ask, End, Fetch, Poller, Rhythm, error_wait_s, outcome_of
+from creche.core.reading import JobStatus, Reading
+from creche.core.task import Cancelled, Failed, Job, Outcome, Status, Succeeded, Task, TimedOut
+from creche.core.wire import Live
+from creche.engine.feed import Updates
+from creche.engine.journal import Journal
+from creche.engine.ports import Provider, Save
+from creche.engine.pulse import Pulse
+from creche.engine.timetable import Alarm, Timetable
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
+
+LAST_POLL_S = 10.0
+"""How long the one poll past the deadline may take, with the cancel that may follow it."""
+
+
+class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine knows of an algorithm. `on_unknown`: "ask" a person, or "retry" the create; `on_timeout`: see §5.6."""
+
+    name: str
+    provider: Provider
+    rhythm: Rhythm
+    in_flight: int | None = None
+    deadline_s: float = 3600.0
+    on_timeout: str = "leave"
+    on_unknown: str = "ask"
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """What every task needs of the engine. `wall` gives Unix seconds, `dice` a number from 0 to 1."""
+
+    journal: Journal
+    pulse: Pulse
+    timetable: Timetable
+    updates: Updates
+    wall: Callable[[], float]
+    dice: Callable[[], float] = random.random
+
+
+class LiveTask:
+    """A task in memory while it is minded; what the API shows beyond the record lives here."""
+
+    def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
+        self.task = task
+        self.algorithm = algorithm
+        self.slots = slots
+        self.delay_s = delay_s
+        self.alarm: Alarm = tools.timetable.alarm()
+        self.at_rest = trio.Event()
+        self.creating: trio.CancelScope | None = None
+        self.condition: str | None = None
+        self.failures = 0
+        self.last_error = ""
+        self._tools = tools
+
+    def change(self, task: Task) -> None:
+        """The record moved on: keep it, and tell watchers."""
+        if task is not self.task:
+            self.task = task
+            self._tools.updates.changed(task)
+
+    def stumble(self, error: ProviderError, failures: int) -> None:
+        """An answer was an error; loud once per kind, not once per poll."""
+        condition = error.code if error.code in CONDITIONS else None
+        if condition != self.condition or failures != self.failures:
+            log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
+            log.warning("{}: {} ({})", self.task.id, error, error.code)
+        self.condition, self.failures, self.last_error = condition, failures, str(error)
+        self._tools.updates.changed(self.task)
+
+    def recover(self) -> None:
+        """A good answer: whatever was wrong is over."""
+        if self.last_error:
+            self.condition, self.failures, self.last_error = None, 0, ""
+            self._tools.updates.changed(self.task)
+
+    def seen(self) -> Live:
+        """What only this node knows of the task."""
+        return Live(
+            condition=self.condition,
+            failures=self.failures,
+            last_error=self.last_error,
+            heartbeat_at=self._tools.pulse.last_beat(self.task.id),
+        )
+
+
+async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
+    """Mind one task to its end. None: it is `unknown` now, and a person must resolve it."""
+    if live.task.job is None:
+        ended = await _create(live, tools)
+        if ended is not None or live.task.status is Status.UNKNOWN:
+            return ended
+    child = _Minding(live, tools)
+    assert live.task.deadline_at is not None, "set when the job became known"  # noqa: S101
+    with trio.move_on_after(max(0.0, live.task.deadline_at - tools.wall())):
+        async with trio.open_nursery() as children:
+            children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name)
+            children.start_soon(child.poll_until_end, children.cancel_scope)
+    if child.outcome is None:
+        await child.poll_a_last_time()
+    return child.outcome or TimedOut(after_s=live.task.deadline_s)
+
+
+# -- create --------------------------------------------------------------------------------------------
+
+
+async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
+    """Make the job and put its id on disk; an outcome if there will be none, or if it is over already."""
+    errors = 0
+    # A task that was creating when the daemon died may have its job: whoever may repeat the create does, others ask.
+    uncertain = live.task.status is Status.CREATING
+    while True:
+        if uncertain and not (live.algorithm.provider.repeatable or live.algorithm.on_unknown == "retry"):
+            return await _park(live, tools, live.task.note or "the daemon stopped while the create was on the wire")
+        if not uncertain and not await _wait_for_turn(live, tools):
+            return Cancelled(reason=live.task.cancel_reason or "client")
+        live.change(rules.begin_create(live.task))
+        await tools.journal.write_surely(Save(live.task))
+        try:
+            reading = await _create_once(live)
+        except CreateRefused as exc:
+            return Failed(reason="create_refused", message=str(exc))
+        except (CreateUncertain, AnswerError) as exc:
+            uncertain, errors = True, errors + 1
+            live.change(msgspec.structs.replace(live.task, note=f"the create's answer was lost: {exc}"))
+            live.stumble(exc, 0)
+            wait_s = error_wait_s(live.algorithm.rhythm.every_s, errors, exc.retry_after_s, tools.dice())
+        except ProviderError as exc:
+            uncertain, errors = False, errors + 1
+            live.change(rules.put_back(live.task, str(exc)))
+            live.stumble(exc, 0)
+            await tools.journal.write_surely(Save(live.task))
+            wait_s = error_wait_s(live.algorithm.rhythm.every_s, errors, exc.retry_after_s, tools.dice())
+        else:
+            return await _begin_job(live, tools, reading)
+        if not uncertain or live.algorithm.provider.repeatable or live.algorithm.on_unknown == "retry":
+            await live.alarm.sleep(wait_s)
+
+
+async def _wait_for_turn(live: LiveTask, tools: Tools) -> bool:
+    """Wait for `start_at` and for a slot. False when a cancel came first."""
+    while live.task.cancel_reason is None:
+        wait_s = (live.task.start_at or 0.0) - tools.wall()
+        if wait_s > 0:
+            await live.alarm.sleep(wait_s)
+        elif live.task.id in live.slots.holders or live.slots.take(live.task.id, live.task.priority):
+            return True
+        else:
+            # Rung when a slot is free, or by a cancel.
+            await live.alarm.sleep(math.inf)
+    return False
+
+
+async def _create_once(live: LiveTask) -> Reading:
+    """One create request, shielded: cut in the middle it would leave open whether a job exists.
+
+    The provider bounds its own requests; when the daemon stops, the supervisor shortens the shield.
+    """
+    with trio.CancelScope(shield=True) as live.creating:
+        try:
+            return await live.algorithm.provider.create(live.task)
+        finally:
+            live.creating = None
+    raise CreateUncertain("the daemon stopped while the create was on the wire")
+
+
+async def _begin_job(live: LiveTask, tools: Tools, reading: Reading) -> Outcome | None:
+    now = tools.wall()
+    assert reading.job is not None, "the contract of Provider.create"  # noqa: S101
+    task = rules.begin_job(live.task, Job(reading.job, reading.keep, now), now)
+    live.recover()
+    live.change(task)
+    await tools.journal.write_surely(Save(task))
+    logger.bind(task=task.id, algorithm=task.algorithm, job=reading.job).info("{}: job {} created", task.id, reading.job)
+    if reading.status.running or reading.to_fetch:
+        return None
+    return outcome_of(reading, task.cancel_reason)
+
+
+async def _park(live: LiveTask, tools: Tools, note: str) -> None:
+    live.change(rules.park_unknown(live.task, note))
+    await tools.journal.write_surely(Save(live.task))
+    log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+    log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)
+
+
+# -- mind ----------------------------------------------------------------------------------------------
+
+
+class _Minding:
+    """The polling child of one task."""
+
+    def __init__(self, live: LiveTask, tools: Tools) -> None:
+        self._live = live
+        self._tools = tools
+        self._poller = Poller(live.algorithm.rhythm)
+        self._cancel_agreed = False
+        self._cancel_refused = False
+        self.outcome: Outcome | None = None
+
+    async def poll_until_end(self, nursery: trio.CancelScope) -> None:
+        """The polling child. Its end is the task's: it cancels the nursery, and with it the heartbeat child."""
+        live, tools = self._live, self._tools
+        wait_s = live.delay_s or live.algorithm.rhythm.first_s
+        if wait_s > 0:
+            await live.alarm.sleep(wait_s)
+        while True:
+            if live.task.cancel_reason is not None:
+                await self._ask_to_cancel()
+            decision = await self._poll_once()
+            if isinstance(decision, End):
+                self.outcome = decision.outcome
+                nursery.cancel()
+                return
+            await live.alarm.sleep(decision.seconds)
+
+    async def poll_a_last_time(self) -> None:
+        """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
+        with trio.move_on_after(LAST_POLL_S):
+            decision = await self._poll_once()
+            if isinstance(decision, End) and not isinstance(decision.outcome, rules.ServerFailed):
+                self.outcome = decision.outcome
+            elif self._live.algorithm.on_timeout == "cancel":
+                await self._ask_to_cancel()
+
+    async def _poll_once(self) -> Ask | End:
+        live, tools = self._live, self._tools
+        job = live.task.job
+        assert job is not None, "polling begins when the job is known"  # noqa: S101
+        self._poller.rhythm = live.algorithm.rhythm
+        try:
+            reading = await live.algorithm.provider.poll(job)
+        except ProviderError as exc:
+            return self._bad(exc)
+        live.recover()
+        self._observe(job, reading)
+        decision = self._poller.good(
+            reading,
+            dice=tools.dice(),
+            cancel_reason=live.task.cancel_reason,
+            cancel_refused=self._cancel_refused,
+        )
+        match decision:
+            case Ask() | End():
+                return decision
+            case Fetch():
+                return await self._fetch(decision.reading)
+            case _:
+                assert_never(decision)
+
+    async def _fetch(self, reading: Reading) -> Ask | End:
+        """The end needs its result. Errors wait and poll again, as the result's URL may have been renewed meanwhile."""
+        live = self._live
+        job = live.task.job
+        assert job is not None, "as above"  # noqa: S101
+        try:
+            complete = await live.algorithm.provider.fetch(job, reading)
+        except ProviderError as exc:
+            decision = self._bad(exc)
+            if isinstance(decision, End):
+                return End(Failed(reason="result_refused", message=str(exc)))
+            return decision
+        live.recover()
+        return End(outcome_of(complete, live.task.cancel_reason))
+
+    def _bad(self, error: ProviderError) -> Ask | End:
+        job = self._live.task.job
+        age_s = math.inf if job is None else self._tools.wall() - job.since
+        decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s)
+        self._live.stumble(error, self._poller.failures)
+        assert not isinstance(decision, Fetch), "an error brings no reading"  # noqa: S101
+        return decision
+
+    def _observe(self, job: Job, reading: Reading) -> None:
+        """Take over what a good answer says; only a change of status is worth the disk."""
+        live, tools = self._live, self._tools
+        task = live.task
+        if any(job.keep.get(name) != value for name, value in reading.keep.items()):
+            job = Job(job.id, {**job.keep, **reading.keep}, job.since)
+            task = msgspec.structs.replace(task, job=job)
+        if reading.status.running:
+            if not reading.known and reading.provider_status != task.provider_status:
+                log = logger.bind(task=task.id, algorithm=task.algorithm)
+                log.warning("{}: the recipe does not know status {!r}", task.id, reading.provider_status)
+            task = rules.observe(task, RUNNING[reading.status], reading.provider_status, reading.progress)
+        if task.status is not live.task.status or task.job is not live.task.job:
+            tools.journal.note(task)
+        live.change(task)
+
+    async def _ask_to_cancel(self) -> None:
+        """Ask until the provider agrees; what it then says about the job is the truth, not our wish."""
+        live = self._live
+        if self._cancel_agreed or self._cancel_refused or live.task.job is None:
+            return
+        try:
+            self._cancel_agreed = await live.algorithm.provider.cancel(live.task.job)
+        except ProviderError as exc:
+            live.stumble(exc, self._poller.failures)
+            return
+        self._cancel_refused = not self._cancel_agreed
+        if self._cancel_refused:
+            log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+            log.warning("{}: the provider refused to cancel; minded to its own end", live.task.id)
+            live.change(msgspec.structs.replace(live.task, note="the provider refused to cancel the job"))
