@@ -106,6 +106,12 @@ class Draining(UnavailableError):
     code = "draining"
 
 
+class TooManyTasks(UnavailableError):
+    """As many tasks are unfinished as `[tasks] max` of config.toml allows."""
+
+    code = "too_many_tasks"
+
+
 class StoreUnavailable(UnavailableError):
     """The store cannot be written or read: disk full, file locked, file system read-only."""
 

@@ -7,6 +7,7 @@ single HTTP statuses from one kind to another. Nothing here sends anything.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -283,10 +284,8 @@ class Binding:
     def _complaint(self, answer: Answer, pointers: tuple[str, ...] = ()) -> str:
         """What the provider said, in one line, without our secret should it be echoed."""
         text = ""
-        try:
+        with suppress(AnswerError):
             text = error_text(decode_body(answer), pointers or self.recipe.poll.error)
-        except AnswerError:
-            pass
         text = text or excerpt(answer.body)
         if self._secret:
             text = text.replace(self._secret, "***")

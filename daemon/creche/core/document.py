@@ -1,8 +1,8 @@
 """Reading TOML tables so that every mistake is found at once, with its place and a suggestion.
 
-A `Table` hands out values by key and type. A wrong value is noted in the shared list of mistakes and the default is handed
-out instead, so that reading goes on; `close` notes the keys that nobody asked for. Durations are written "3s", "500ms",
-"1h30m", sizes "64KiB", "4MiB".
+A `Table` hands out values by key and type. A wrong value is noted in the shared list of mistakes and the default
+is handed out instead, so that reading goes on; `close` notes the keys that nobody asked for. Durations are written
+"3s", "500ms", "1h30m", sizes "64KiB", "4MiB".
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a client, whole.
 
-    `path` is the decoded path without the query; `query` the decoded parameters in order; header names are in lower case,
-    repeated ones joined with ", ".
+    `path` is the decoded path without the query; `query` the decoded parameters in order; header names are in
+    lower case, repeated ones joined with ", ".
     """
 
     method: str

@@ -1,8 +1,8 @@
 """What an answer means for a task, and when to ask again.
 
 A `Poller` is the memory of one polling child: errors in a row, where on its curve it is. It does no waiting and no
-asking; it is told of each answer and returns a `Decision`. Chance comes in as `dice`, a number from 0 to 1, so that many
-tasks which began together drift apart and tests can say where they go.
+asking; it is told of each answer and returns a `Decision`. Chance comes in as `dice`, a number from 0 to 1, so
+that many tasks which began together drift apart and tests can say where they go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ RUNNING: dict[JobStatus, Status] = {
 
 
 class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
-    """How often to ask, in seconds, and how much to bear. `grow` multiplies the wait after each poll, up to `up_to_s`."""
+    """How often to ask, in seconds, and how much to bear. `grow` multiplies the wait after each poll, up to
+    `up_to_s`.
+    """
 
     first_s: float = 0.0
     every_s: float = 3.0
@@ -105,8 +107,8 @@ class Poller:
     ) -> Decision:
         """A readable answer. It forgives all errors before it.
 
-        A provider that refused our cancel and then says "cancelled" contradicts itself (BentoML's local server does, and the
-        job then completes), so it is asked on until it says something else or the deadline passes.
+        A provider that refused our cancel and then says "cancelled" contradicts itself (BentoML's local server
+        does, and the job then completes), so it is asked on until it says something else or the deadline passes.
         """
         self.failures = self._errors = 0
         self.last_error = ""

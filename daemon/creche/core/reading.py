@@ -1,7 +1,7 @@
 """What a provider's answer says about a job: rules and a status map, applied to HTTP status, headers and JSON body.
 
-The order is fixed: the recipe's rules, first match wins; then the map of the provider's own status strings; a string that is
-in neither is `processing` and marked as not known, because a provider's new word must never end a task.
+The order is fixed: the recipe's rules, first match wins; then the map of the provider's own status strings; a
+string that is in neither is `processing` and marked as not known, because a provider's new word must never end a task.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class JobStatus(StrEnum):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """One good answer, read.
 
-    `provider_status` is the provider's own word and `known` whether the recipe maps it. `job` and `keep` are what the answer
-    told about the job (empty if nothing). `to_fetch` says that the end is not complete before `Provider.fetch`.
+    `provider_status` is the provider's own word and `known` whether the recipe maps it. `job` and `keep` are what
+    the answer told about the job (empty if nothing). `to_fetch` says that the end is not complete before
+    `Provider.fetch`.
     `ask_again_s` is the provider's hint. `progress` runs from 0 to 1.
     """
 

@@ -39,7 +39,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateStep(Step, frozen=True, kw_only=True):
-    """`repeat`: what makes the create safe to repeat. `none` nothing; `token` an idempotency key; `id` the job's id is ours."""
+    """`repeat`: what makes the create safe to repeat. `none` nothing; `token` an idempotency key; `id` the job's
+    id is ours.
+    """
 
     id: Source | None
     keep: Mapping[str, Source]

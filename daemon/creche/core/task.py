@@ -2,8 +2,8 @@
 
 Two house rules. First: nothing here reads a clock, a socket or a file; times come in as values, in Unix seconds.
 Second: a task is never changed, each function returns the record that follows; every change of status goes through
-`MOVES`, so that a status which the table does not allow cannot come to be. The diagram in docs/explanation/statuses.md is
-generated from this table and a test compares the two.
+`MOVES`, so that a status which the table does not allow cannot come to be. The diagram in
+docs/explanation/statuses.md is generated from this table and a test compares the two.
 
 `unknown` is where a task waits for a person: nobody can tell whether its job exists (design: "never pay twice").
 It is at rest, but it is no end: it has no outcome, and `resolve` leads out of it.
@@ -45,7 +45,7 @@ _MINDED = frozenset({Status.WAITING, Status.PROCESSING, Status.PAUSED})
 
 MOVES: Mapping[Status, frozenset[Status]] = {
     # An attached job skips the create; a cancel before the create needs no provider.
-    Status.ACCEPTED: _MINDED | {Status.CREATING, Status.CANCELLED, Status.FAILED},
+    Status.ACCEPTED: _MINDED | {Status.CREATING, Status.CANCELLED, Status.FAILED, Status.SERVER_FAILED},
     # Back to accepted: the provider certainly made no job (busy, unreachable, unauthorized).
     Status.CREATING: _MINDED | ENDS | {Status.ACCEPTED, Status.CANCELLING, Status.UNKNOWN},
     Status.WAITING: ENDS | {Status.PROCESSING, Status.PAUSED, Status.CANCELLING},
@@ -65,7 +65,9 @@ class IllegalMove(Exception):
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag_field="status", tag="succeeded"):
-    """The provider's success, the result in hand. `result` is JSON as the provider gave it; `partial` where it says so."""
+    """The provider's success, the result in hand. `result` is JSON as the provider gave it; `partial` where it
+    says so.
+    """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     partial: bool = False
@@ -83,13 +85,17 @@ class Failed(msgspec.Struct, frozen=True, tag_field="status", tag="failed"):
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="status", tag="cancelled"):
-    """`reason` is `client` (asked for here), `provider` (ended from the provider's side) or `dropped` (given up by `resolve`)."""
+    """`reason` is `client` (asked for here), `provider` (ended from the provider's side) or `dropped` (given up by
+    `resolve`).
+    """
 
     reason: str
 
 
 class TimedOut(msgspec.Struct, frozen=True, tag_field="status", tag="timed_out"):
-    """Our deadline passed, `after_s` seconds after the job began; one last poll was made first. The job may still run."""
+    """Our deadline passed, `after_s` seconds after the job began; one last poll was made first. The job may still
+    run.
+    """
 
     after_s: float
     reason: str = "deadline"
@@ -216,7 +222,9 @@ def observe(task: Task, status: Status, provider_status: str | None, progress: f
 
 
 def request_cancel(task: Task, reason: str) -> Task:
-    """Record that a cancel was asked for. While the create is on the wire the status stays: first the job must be known."""
+    """Record that a cancel was asked for. While the create is on the wire the status stays: first the job must be
+    known.
+    """
     if task.status in _MINDED:
         return _replace(task, status=Status.CANCELLING, cancel_reason=reason)
     return _replace(task, cancel_reason=reason)

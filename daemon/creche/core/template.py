@@ -2,8 +2,8 @@
 
 URL templates use two forms of RFC 6570: `{name}` is percent-encoded, `{+name}` keeps reserved characters (for ids that
 are paths, and for whole URLs). Body templates are JSON trees in which a text that starts with "$" stands for a value:
-`"$input"` is the task's input, verbatim; `"$input/a/b"` a part of it (RFC 6901 pointer); `"$name"` a parameter with its type.
-A member whose value is absent is left out.
+`"$input"` is the task's input, verbatim; `"$input/a/b"` a part of it (RFC 6901 pointer); `"$name"` a parameter
+with its type. A member whose value is absent is left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What goes over the API and the stream, as msgspec structs, and how refusals look (RFC 9457).
 
-Field order is the order on the wire. Times are RFC 3339 in UTC, durations as in config.toml ("90s") or a number of seconds.
+Field order is the order on the wire. Times are RFC 3339 in UTC, durations as in config.toml ("90s") or a number of
+seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class JobIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A task as a client submits it: `algorithm`, and either `input` (create a job) or `job` (attach to one that exists)."""
+    """A task as a client submits it: `algorithm`, and either `input` (create a job) or `job` (attach to one that
+    exists).
+    """
 
     algorithm: Name
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -49,7 +52,9 @@ class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     labels: dict[Name, Annotated[str, msgspec.Meta(max_length=200)]] = {}
     deadline: str | float | None = None
     start_at: datetime | None = None
-    traceparent: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
+    traceparent: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = (
+        None
+    )
     priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
 
 
@@ -71,7 +76,8 @@ class JobOut(msgspec.Struct, frozen=True, omit_defaults=True):
 class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A task as clients see it. Fields without a value are left out.
 
-    `result` (and `partial`) come with `succeeded`; `reason` and `message` with every other end. `condition`, `failures`,
+    `result` (and `partial`) come with `succeeded`; `reason` and `message` with every other end. `condition`,
+    `failures`,
     `last_error` and `heartbeat_at` are there while a child minds the task.
     """
 
@@ -110,7 +116,9 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """Outcomes in the order of the feed. `cursor` asks for what follows. `resync`: some before these fell to retention."""
+    """Outcomes in the order of the feed. `cursor` asks for what follows. `resync`: some before these fell to
+    retention.
+    """
 
     results: list[TaskOut]
     cursor: str
@@ -139,7 +147,9 @@ class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
 
 
 class Update(msgspec.Struct, frozen=True, tag_field="type", tag="update"):
-    """A task that changed without ending (`?updates=1`); of several changes in quick succession only the last is sent."""
+    """A task that changed without ending (`?updates=1`); of several changes in quick succession only the last is
+    sent.
+    """
 
     task: TaskOut
 

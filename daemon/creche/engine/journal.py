@@ -1,8 +1,9 @@
 """The async face of a synchronous store: many tasks share one commit.
 
-Whatever is written while a commit is under way forms the next batch, so under load thousands of writes share an fsync and
-without load nobody waits. What must follow a commit (start the task, publish the outcome) is given as `then` and runs in
-the journal's own task, in the order of commits: cancelling the one who waits can neither stop a write nor what follows it.
+Whatever is written while a commit is under way forms the next batch, so under load thousands of writes share an
+fsync and without load nobody waits. What must follow a commit (start the task, publish the outcome) is given as
+`then` and runs in the journal's own task, in the order of commits: cancelling the one who waits can neither stop a
+write nor what follows it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class Journal:
                 await trio.sleep(RETRY_EVERY_S)
 
     def note(self, task: Task) -> None:
-        """Save soon what is nice to find after a restart but need not be waited for; of several notes the last counts."""
+        """Save soon what is nice to find after a restart but need not be waited for; of several notes the last
+        counts.
+        """
         self._notes[task.id] = task
         self._wake.set()
 
@@ -126,8 +129,9 @@ class Journal:
         try:
             answers = await self._commit([*(pending.write for pending in batch), *notes])
         except StoreUnavailable as exc:
-            for note in notes:
-                self._notes.setdefault(note.task.id, note.task)
+            # Not those that something newer has overtaken meanwhile: they would be written after it.
+            newer = {pending.write.task.id for pending in self._queue} | self._notes.keys()
+            self._notes.update({note.task.id: note.task for note in notes if note.task.id not in newer})
             for pending in batch:
                 pending.answer = exc
                 pending.done.set()

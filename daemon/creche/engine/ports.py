@@ -136,7 +136,8 @@ class Provider(Protocol):
     """Creates, polls, fetches and cancels jobs at one provider account; a recipe or a plug-in stands behind it.
 
     All methods may raise, besides what they name: `Outage`, `Throttled`, `CredentialsRefused`, `AnswerError`. Each
-    bounds the time of its own requests. Cancelling a `create` leaves open whether a job was made; callers do not do that.
+    bounds the time of its own requests. Cancelling a `create` leaves open whether a job was made; callers do not
+    do that.
     """
 
     repeatable: bool

@@ -1,8 +1,8 @@
 """One beat for all live tasks.
 
 A heartbeat child enters its task into the pulse and leaves when its nursery ends; the pulse beats for all who are in. A
-beat therefore still says what a beat per task would say: this task is in a live nursery of a live loop. It costs nothing
-per task.
+beat therefore still says what a beat per task would say: this task is in a live nursery of a live loop. It costs
+nothing per task.
 """
 
 from __future__ import annotations

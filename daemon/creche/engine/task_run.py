@@ -5,15 +5,13 @@
         a nursery: the heartbeat child, and the polling child whose end is the end of both
     past the deadline: one last poll
 
-Nothing is settled here; the outcome is returned, or None when the task must wait for a person (`unknown`). Cancelled from
-outside (the daemon stops), a task is left as the store has it, and the next start goes on from there.
+Nothing is settled here; the outcome is returned, or None when the task must wait for a person (`unknown`).
+Cancelled from outside (the daemon stops), a task is left as the store has it, and the next start goes on from there.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
@@ -21,99 +19,26 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.limits import Slots
-from creche.core.polling import CONDITIONS, RUNNING, Ask, End, Fetch, Poller, Rhythm, error_wait_s, outcome_of
-from creche.core.reading import JobStatus, Reading
-from creche.core.task import Cancelled, Failed, Job, Outcome, Status, Succeeded, Task, TimedOut
-from creche.core.wire import Live
-from creche.engine.feed import Updates
-from creche.engine.journal import Journal
-from creche.engine.ports import Provider, Save
-from creche.engine.pulse import Pulse
-from creche.engine.timetable import Alarm, Timetable
+from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, error_wait_s, outcome_of
+from creche.core.reading import Reading
+from creche.core.task import Cancelled, Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.engine.live import LiveTask, Tools
+from creche.engine.ports import Save
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
 
 LAST_POLL_S = 10.0
-"""How long the one poll past the deadline may take, with the cancel that may follow it."""
-
-
-class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine knows of an algorithm. `on_unknown`: "ask" a person, or "retry" the create; `on_timeout`: see §5.6."""
-
-    name: str
-    provider: Provider
-    rhythm: Rhythm
-    in_flight: int | None = None
-    deadline_s: float = 3600.0
-    on_timeout: str = "leave"
-    on_unknown: str = "ask"
-
-
-class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What every task needs of the engine. `wall` gives Unix seconds, `dice` a number from 0 to 1."""
-
-    journal: Journal
-    pulse: Pulse
-    timetable: Timetable
-    updates: Updates
-    wall: Callable[[], float]
-    dice: Callable[[], float] = random.random
-
-
-class LiveTask:
-    """A task in memory while it is minded; what the API shows beyond the record lives here."""
-
-    def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
-        self.task = task
-        self.algorithm = algorithm
-        self.slots = slots
-        self.delay_s = delay_s
-        self.alarm: Alarm = tools.timetable.alarm()
-        self.at_rest = trio.Event()
-        self.creating: trio.CancelScope | None = None
-        self.condition: str | None = None
-        self.failures = 0
-        self.last_error = ""
-        self._tools = tools
-
-    def change(self, task: Task) -> None:
-        """The record moved on: keep it, and tell watchers."""
-        if task is not self.task:
-            self.task = task
-            self._tools.updates.changed(task)
-
-    def stumble(self, error: ProviderError, failures: int) -> None:
-        """An answer was an error; loud once per kind, not once per poll."""
-        condition = error.code if error.code in CONDITIONS else None
-        if condition != self.condition or failures != self.failures:
-            log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
-            log.warning("{}: {} ({})", self.task.id, error, error.code)
-        self.condition, self.failures, self.last_error = condition, failures, str(error)
-        self._tools.updates.changed(self.task)
-
-    def recover(self) -> None:
-        """A good answer: whatever was wrong is over."""
-        if self.last_error:
-            self.condition, self.failures, self.last_error = None, 0, ""
-            self._tools.updates.changed(self.task)
-
-    def seen(self) -> Live:
-        """What only this node knows of the task."""
-        return Live(
-            condition=self.condition,
-            failures=self.failures,
-            last_error=self.last_error,
-            heartbeat_at=self._tools.pulse.last_beat(self.task.id),
-        )
+"""How long the one poll past the deadline may take, and the cancel that may follow it."""
 
 
 async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     """Mind one task to its end. None: it is `unknown` now, and a person must resolve it."""
+    if live.delay_s > 0:
+        await live.alarm.sleep(live.delay_s)
     if live.task.job is None:
         ended = await _create(live, tools)
         if ended is not None or live.task.status is Status.UNKNOWN:
             return ended
-    child = _Minding(live, tools)
+    child = _PollingChild(live, tools)
     assert live.task.deadline_at is not None, "set when the job became known"  # noqa: S101
     with trio.move_on_after(max(0.0, live.task.deadline_at - tools.wall())):
         async with trio.open_nursery() as children:
@@ -128,13 +53,19 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
 
 
 async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
-    """Make the job and put its id on disk; an outcome if there will be none, or if it is over already."""
+    """Make the job and put its id on disk; an outcome if there will be none, or if it is over already.
+
+    `uncertain` means that an earlier request may have made the job. Then the task neither waits for a turn nor
+    goes back to `accepted` (where a cancel would end it without asking the provider): the create is repeated until
+    it is known.
+    """
     errors = 0
-    # A task that was creating when the daemon died may have its job: whoever may repeat the create does, others ask.
     uncertain = live.task.status is Status.CREATING
+    loss = "the daemon ended while the create was on the wire"
     while True:
-        if uncertain and not (live.algorithm.provider.repeatable or live.algorithm.on_unknown == "retry"):
-            return await _park(live, tools, live.task.note or "the daemon stopped while the create was on the wire")
+        if uncertain and not live.algorithm.may_repeat:
+            await _park(live, tools, loss)
+            return None
         if not uncertain and not await _wait_for_turn(live, tools):
             return Cancelled(reason=live.task.cancel_reason or "client")
         live.change(rules.begin_create(live.task))
@@ -142,22 +73,25 @@ async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
         try:
             reading = await _create_once(live)
         except CreateRefused as exc:
+            tools.count("creates", live.algorithm.name, exc.code)
             return Failed(reason="create_refused", message=str(exc))
         except (CreateUncertain, AnswerError) as exc:
-            uncertain, errors = True, errors + 1
-            live.change(msgspec.structs.replace(live.task, note=f"the create's answer was lost: {exc}"))
-            live.stumble(exc, 0)
-            wait_s = error_wait_s(live.algorithm.rhythm.every_s, errors, exc.retry_after_s, tools.dice())
+            error: ProviderError = exc
+            uncertain, loss = True, f"the create's answer was lost: {exc}"
         except ProviderError as exc:
-            uncertain, errors = False, errors + 1
-            live.change(rules.put_back(live.task, str(exc)))
-            live.stumble(exc, 0)
-            await tools.journal.write_surely(Save(live.task))
-            wait_s = error_wait_s(live.algorithm.rhythm.every_s, errors, exc.retry_after_s, tools.dice())
+            error = exc
+            if not uncertain:
+                live.change(rules.put_back(live.task, str(exc)))
+                await tools.journal.write_surely(Save(live.task))
         else:
+            tools.count("creates", live.algorithm.name, "good")
             return await _begin_job(live, tools, reading)
-        if not uncertain or live.algorithm.provider.repeatable or live.algorithm.on_unknown == "retry":
-            await live.alarm.sleep(wait_s)
+        errors += 1
+        tools.count("creates", live.algorithm.name, error.code)
+        live.stumble(error, 0)
+        if live.algorithm.may_repeat or not uncertain:
+            rhythm = live.algorithm.rhythm
+            await live.alarm.sleep(error_wait_s(rhythm.every_s, errors, error.retry_after_s, tools.dice()))
 
 
 async def _wait_for_turn(live: LiveTask, tools: Tools) -> bool:
@@ -179,7 +113,8 @@ async def _create_once(live: LiveTask) -> Reading:
 
     The provider bounds its own requests; when the daemon stops, the supervisor shortens the shield.
     """
-    with trio.CancelScope(shield=True) as live.creating:
+    with trio.CancelScope(shield=True) as shield:
+        live.creating = shield
         try:
             return await live.algorithm.provider.create(live.task)
         finally:
@@ -194,7 +129,9 @@ async def _begin_job(live: LiveTask, tools: Tools, reading: Reading) -> Outcome 
     live.recover()
     live.change(task)
     await tools.journal.write_surely(Save(task))
-    logger.bind(task=task.id, algorithm=task.algorithm, job=reading.job).info("{}: job {} created", task.id, reading.job)
+    logger.bind(task=task.id, algorithm=task.algorithm, job=reading.job).info(
+        "{}: job {} created", task.id, reading.job
+    )
     if reading.status.running or reading.to_fetch:
         return None
     return outcome_of(reading, task.cancel_reason)
@@ -210,8 +147,8 @@ async def _park(live: LiveTask, tools: Tools, note: str) -> None:
 # -- mind ----------------------------------------------------------------------------------------------
 
 
-class _Minding:
-    """The polling child of one task."""
+class _PollingChild:
+    """Asks for one job until it ends."""
 
     def __init__(self, live: LiveTask, tools: Tools) -> None:
         self._live = live
@@ -223,8 +160,9 @@ class _Minding:
 
     async def poll_until_end(self, nursery: trio.CancelScope) -> None:
         """The polling child. Its end is the task's: it cancels the nursery, and with it the heartbeat child."""
-        live, tools = self._live, self._tools
-        wait_s = live.delay_s or live.algorithm.rhythm.first_s
+        live = self._live
+        assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
+        wait_s = live.task.job.since + live.algorithm.rhythm.first_s - self._tools.wall()
         if wait_s > 0:
             await live.alarm.sleep(wait_s)
         while True:
@@ -241,9 +179,11 @@ class _Minding:
         """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
         with trio.move_on_after(LAST_POLL_S):
             decision = await self._poll_once()
-            if isinstance(decision, End) and not isinstance(decision.outcome, rules.ServerFailed):
+            if isinstance(decision, End) and not isinstance(decision.outcome, ServerFailed):
                 self.outcome = decision.outcome
-            elif self._live.algorithm.on_timeout == "cancel":
+                return
+        if self._live.algorithm.on_timeout == "cancel":
+            with trio.move_on_after(LAST_POLL_S):
                 await self._ask_to_cancel()
 
     async def _poll_once(self) -> Ask | End:
@@ -255,6 +195,7 @@ class _Minding:
             reading = await live.algorithm.provider.poll(job)
         except ProviderError as exc:
             return self._bad(exc)
+        tools.count("polls", live.algorithm.name, "good")
         live.recover()
         self._observe(job, reading)
         decision = self._poller.good(
@@ -290,6 +231,7 @@ class _Minding:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s)
+        self._tools.count("polls", self._live.algorithm.name, error.code)
         self._live.stumble(error, self._poller.failures)
         assert not isinstance(decision, Fetch), "an error brings no reading"  # noqa: S101
         return decision

@@ -1,0 +1,93 @@
+"""From what a client or the configuration says to what the engine minds, or the reason why not."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping
+from typing import NoReturn
+
+import msgspec
+
+from creche.core import task as rules
+from creche.core.document import suggestion
+from creche.core.polling import Rhythm
+from creche.core.reading import Reading
+from creche.core.task import Job, Task
+from creche.core.wire import JobIn, TaskIn, fingerprint, seconds_of
+from creche.engine.live import Algorithm
+from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
+
+
+def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> Task:
+    """The record of a new task, accepted at `now` (Unix seconds). Raises `InvalidRequest`, `UnknownAlgorithm`."""
+    algorithm = algorithms.get(task_in.algorithm)
+    if algorithm is None:
+        hint = suggestion(task_in.algorithm, algorithms)
+        raise UnknownAlgorithm(f'no algorithm is called "{task_in.algorithm}"{hint}', pointer="/algorithm")
+    if (task_in.input is msgspec.UNSET) == (task_in.job is msgspec.UNSET):
+        raise InvalidRequest('expected either "input" (create a job) or "job" (attach to one)', pointer="")
+    if task_in.start_at is not None and task_in.job is not msgspec.UNSET:
+        raise InvalidRequest('"start_at" is for jobs that are yet to be created', pointer="/start_at")
+    if task_in.start_at is not None and task_in.start_at.tzinfo is None:
+        raise InvalidRequest('expected a time with its zone, such as "2030-01-31T12:00:00Z"', pointer="/start_at")
+    deadline_s = algorithm.deadline_s if task_in.deadline is None else seconds_of(task_in.deadline, "/deadline")
+    task = Task(
+        id=task_in.id or _new_id(),
+        algorithm=task_in.algorithm,
+        input=None if task_in.input is msgspec.UNSET else task_in.input,
+        key=task_in.key,
+        user=task_in.user,
+        labels=task_in.labels,
+        priority=task_in.priority,
+        deadline_s=deadline_s,
+        start_at=None if task_in.start_at is None else task_in.start_at.timestamp(),
+        traceparent=task_in.traceparent,
+        fingerprint=fingerprint(task_in),
+        token=new_token(),
+        accepted_at=now,
+    )
+    return task if task_in.job is msgspec.UNSET else rules.begin_job(task, attached(task_in.job, now), now)
+
+
+def attached(job: str | JobIn, now: float) -> Job:
+    """A job that exists already, known to us since now."""
+    return Job(job, {}, now) if isinstance(job, str) else Job(job.id, job.keep, now)
+
+
+def new_token() -> str:
+    """What identifies a create towards the provider: random, because a repeated one would find another task's job."""
+    return secrets.token_hex(16)
+
+
+def _new_id() -> str:
+    """Sixteen letters and digits, 80 random bits: unguessable, and one double click selects it."""
+    return base64.b32encode(secrets.token_bytes(10)).decode().lower()
+
+
+def not_configured(name: str) -> Algorithm:
+    """Stands in for an algorithm that has left the configuration: its tasks wait, visibly, until it returns."""
+    return Algorithm(name=name, provider=_NotConfigured(name), rhythm=Rhythm())
+
+
+class _NotConfigured:
+    # Nothing is sent; a create that may have arrived stays open until the real provider is back.
+    repeatable = True
+
+    def __init__(self, name: str) -> None:
+        self._complaint = f'algorithm "{name}" is no longer in the configuration'
+
+    async def create(self, _: Task) -> Reading:
+        self._refuse()
+
+    async def poll(self, _: Job) -> Reading:
+        self._refuse()
+
+    async def fetch(self, _: Job, __: Reading) -> Reading:
+        self._refuse()
+
+    async def cancel(self, _: Job) -> bool:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise Outage(self._complaint)

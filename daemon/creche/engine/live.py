@@ -1,0 +1,108 @@
+"""What a task under minding consists of: its algorithm, the engine's tools, and its place in memory."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+import trio
+from loguru import logger
+
+from creche.core.limits import Slots
+from creche.core.polling import CONDITIONS, Rhythm
+from creche.core.task import Task
+from creche.core.wire import Live
+from creche.engine.feed import Updates
+from creche.engine.journal import Journal
+from creche.engine.ports import Provider
+from creche.engine.pulse import Pulse
+from creche.engine.timetable import Alarm, Timetable
+from creche.errors import ProviderError
+
+
+class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine knows of an algorithm. `on_unknown`: "ask" a person, or "retry" the create; `on_timeout`:
+    see §5.6.
+    """
+
+    name: str
+    provider: Provider
+    rhythm: Rhythm
+    in_flight: int | None = None
+    deadline_s: float = 3600.0
+    on_timeout: str = "leave"
+    on_unknown: str = "ask"
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a create that may have arrived is sent again."""
+        return self.provider.repeatable or self.on_unknown == "retry"
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """What every task needs of the engine.
+
+    `wall` gives Unix seconds, `dice` a number from 0 to 1; `counts` is what has happened so far, by event,
+    algorithm and result.
+    """
+
+    journal: Journal
+    pulse: Pulse
+    timetable: Timetable
+    updates: Updates
+    wall: Callable[[], float]
+    dice: Callable[[], float] = random.random
+    counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
+
+    def count(self, event: str, algorithm: str, result: str) -> None:
+        """One more."""
+        self.counts[event, algorithm, result] += 1
+
+
+class LiveTask:
+    """A task in memory while it is minded; what the API shows beyond the record lives here."""
+
+    def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
+        self.task = task
+        self.algorithm = algorithm
+        self.slots = slots
+        self.delay_s = delay_s
+        self.alarm: Alarm = tools.timetable.alarm()
+        self.at_rest = trio.Event()
+        self.creating: trio.CancelScope | None = None
+        self.condition: str | None = None
+        self.failures = 0
+        self.last_error = ""
+        self._tools = tools
+
+    def change(self, task: Task) -> None:
+        """The record moved on: keep it, and tell watchers."""
+        if task is not self.task:
+            self.task = task
+            self._tools.updates.changed(task)
+
+    def stumble(self, error: ProviderError, failures: int) -> None:
+        """An answer was an error; loud once per kind, not once per poll."""
+        condition = error.code if error.code in CONDITIONS else None
+        if condition != self.condition or failures != self.failures:
+            log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
+            log.warning("{}: {} ({})", self.task.id, error, error.code)
+        self.condition, self.failures, self.last_error = condition, failures, str(error)
+        self._tools.updates.changed(self.task)
+
+    def recover(self) -> None:
+        """A good answer: whatever was wrong is over."""
+        if self.last_error:
+            self.condition, self.failures, self.last_error = None, 0, ""
+            self._tools.updates.changed(self.task)
+
+    def seen(self) -> Live:
+        """What only this node knows of the task."""
+        return Live(
+            condition=self.condition,
+            failures=self.failures,
+            last_error=self.last_error,
+            heartbeat_at=self._tools.pulse.last_beat(self.task.id),
+        )

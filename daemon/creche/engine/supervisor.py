@@ -1,0 +1,312 @@
+"""Admission, the registry of what is minded, the one error boundary per task, recovery, stop.
+
+Every unfinished task is a `LiveTask` in the registry; those that are minded have a nursery of their own below
+`Supervisor.run`. A task that is `unknown` stays in the registry at rest until somebody resolves it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import msgspec
+import trio
+from loguru import logger
+
+from creche.core import task as rules
+from creche.core.limits import Slots
+from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Status, Task
+from creche.core.wire import Live, ResolveIn, TaskIn
+from creche.engine.admission import admit, attached, new_token, not_configured
+from creche.engine.feed import Feed
+from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
+from creche.engine.task_run import run_task
+from creche.errors import (
+    CrecheError,
+    Draining,
+    InvalidRequest,
+    TaskNotFound,
+    TooManyTasks,
+    WrongStatus,
+)
+
+CREATE_GRACE_S = 5.0
+"""How long a stop waits for creates that are on the wire: cut off, they would leave open whether a job exists."""
+
+MAX_CRASHES = 5
+"""Defects of ours in a row before a task is given up; between them it waits as after any error."""
+
+RECOVERY_CHUNK = 200
+"""Tasks that are put back between two looks at the world, so that a long recovery stalls nothing."""
+
+
+class Supervisor:
+    """Minds all tasks of this node. `max_tasks` bounds how many may be unfinished."""
+
+    def __init__(self, tools: Tools, feed: Feed, algorithms: Mapping[str, Algorithm], *, max_tasks: int) -> None:
+        self._tools = tools
+        self._feed = feed
+        self._algorithms = dict(algorithms)
+        self._slots: dict[str, Slots] = {}
+        self._live: dict[str, LiveTask] = {}
+        self._max_tasks = max_tasks
+        self._stopping = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Recover what is unfinished, then mind until `stop`. Ready means recovered. Raises `StoreUnavailable`."""
+        async with trio.open_nursery() as self._nursery:
+            await self._recover()
+            task_status.started()
+            await self._stopping.wait()
+            for live in self._live.values():
+                if live.creating is not None:
+                    live.creating.deadline = trio.current_time() + CREATE_GRACE_S
+            self._nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
+        self._stopping.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    # -- what clients ask for ----------------------------------------------------------------------------
+
+    async def submit(self, task_in: TaskIn) -> Accepted:
+        """Accept a task, durably; it is being minded when this returns. Raises `RefusedError`, `UnavailableError`.
+
+        Cancelled, the task may be accepted all the same: only the answer is lost, and a repeat with its key finds it.
+        """
+        [answer] = await self.submit_many([task_in])
+        if isinstance(answer, CrecheError):
+            raise answer
+        return answer
+
+    async def submit_many(self, tasks_in: Sequence[TaskIn]) -> list[Accepted | CrecheError]:
+        """Accept many with few commits, each answered on its own and in order; refusals are values."""
+        answers: list[Accepted | CrecheError | None] = []
+        writes: list[tuple[Write, Callable[[Written], None]]] = []
+        for task_in in tasks_in:
+            try:
+                self._check_room(len(writes))
+                task = admit(task_in, self._algorithms, self._tools.wall())
+            except CrecheError as exc:
+                answers.append(exc)
+            else:
+                answers.append(None)
+                writes.append((Accept(task), self._begin_accepted))
+        written = iter(await self._tools.journal.write_all(writes))
+        return [_accepted(next(written)) if answer is None else answer for answer in answers]
+
+    async def get(self, task_id: str) -> Task:
+        """A task, unfinished or settled. Raises `TaskNotFound`, `StoreUnavailable`."""
+        live = self._live.get(task_id)
+        if live is not None:
+            return live.task
+        task = await self._tools.journal.read(lambda store: store.get(task_id))
+        if task is None:
+            raise TaskNotFound(f'no task has the id "{task_id}"')
+        return task
+
+    async def wait(self, task_id: str, timeout_s: float) -> Task:
+        """A task as soon as it is at rest, or as it is after `timeout_s`. Raises as `get`."""
+        live = self._live.get(task_id)
+        if live is not None:
+            with trio.move_on_after(timeout_s):
+                await live.at_rest.wait()
+                return live.task
+        return await self.get(task_id)
+
+    async def cancel(self, task_id: str) -> Task:
+        """Record the wish, durably, and pass it on to the provider. Asking again changes nothing.
+
+        Raises `WrongStatus` when the task has ended otherwise or is unknown. When the store is unavailable the client
+        is told so, but the wish may stand in memory.
+        """
+        task = await self.get(task_id)
+        live = self._live.get(task_id)
+        if live is None or task.status in rules.AT_REST:
+            if task.status is Status.CANCELLED:
+                return task
+            hint = "resolve it with action drop" if task.status is Status.UNKNOWN else "it has ended"
+            raise WrongStatus(f"the task is {task.status}: {hint}")
+        if task.cancel_reason is None:
+            await self._tools.journal.probe()
+            live.change(rules.request_cancel(live.task, "client"))
+            await self._tools.journal.write(Save(live.task))
+            live.alarm.ring()
+        return live.task
+
+    async def resolve(self, task_id: str, decision: ResolveIn) -> Task:
+        """A person's decision about an `unknown` task. Raises `InvalidRequest`, `WrongStatus`, `TaskNotFound`."""
+        task = await self.get(task_id)
+        live = self._live.get(task_id)
+        if live is None or task.status is not Status.UNKNOWN:
+            raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
+        if decision.action != "attach" and decision.job is not msgspec.UNSET:
+            raise InvalidRequest('only action "attach" takes a job', pointer="/job")
+        match decision.action:
+            case "attach":
+                if decision.job is msgspec.UNSET:
+                    raise InvalidRequest('action "attach" needs the job', pointer="/job")
+                now = self._tools.wall()
+                task = rules.begin_job(task, attached(decision.job, now), now)
+            case "create":
+                task = rules.create_anew(task, new_token())
+            case "drop":
+                settled = rules.settle(task, Cancelled(reason="dropped"), self._tools.wall())
+                await self._tools.journal.write(Settle(settled), then=partial(self._settled, live))
+                return settled
+            case action:
+                raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
+        # Taken at once, so that a second decision in the meantime finds the task no longer unknown.
+        live.task, before = task, live.task
+        try:
+            await self._tools.journal.write(Save(task), then=lambda _: self._begin(task))
+        except CrecheError:
+            live.task = before
+            raise
+        return task
+
+    # -- what the API shows ------------------------------------------------------------------------------
+
+    def seen(self, task_id: str) -> Live | None:
+        """What only this node knows of an unfinished task."""
+        live = self._live.get(task_id)
+        return None if live is None else live.seen()
+
+    def counts(self) -> Counter[tuple[str, Status]]:
+        """Unfinished tasks by algorithm and status."""
+        return Counter((live.task.algorithm, live.task.status) for live in self._live.values())
+
+    def conditions(self) -> dict[str, dict[str, int]]:
+        """Algorithms whose provider cannot be asked properly: condition → number of tasks that meet it."""
+        found: dict[str, Counter[str]] = {}
+        for live in self._live.values():
+            if live.condition is not None:
+                found.setdefault(live.task.algorithm, Counter())[live.condition] += 1
+        return {name: dict(conditions) for name, conditions in found.items()}
+
+    def slots(self, algorithm: str) -> Slots:
+        """The slots of an algorithm, whether configured or not."""
+        if algorithm not in self._slots:
+            self._slots[algorithm] = Slots(self._algorithm(algorithm).in_flight)
+        return self._slots[algorithm]
+
+    # -- reload ------------------------------------------------------------------------------------------
+
+    def reload(self, algorithms: Mapping[str, Algorithm]) -> None:
+        """Take over changed algorithms; running tasks go on with the new settings from their next request."""
+        self._algorithms = dict(algorithms)
+        for live in self._live.values():
+            live.algorithm = self._algorithm(live.task.algorithm)
+            live.alarm.ring()
+        for name, slots in self._slots.items():
+            self._wake(slots.resize(self._algorithm(name).in_flight))
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _algorithm(self, name: str) -> Algorithm:
+        return self._algorithms.get(name) or not_configured(name)
+
+    def _check_room(self, before: int) -> None:
+        if self.draining:
+            raise Draining("the daemon is stopping; submit again in a moment")
+        if len(self._live) + before >= self._max_tasks:
+            raise TooManyTasks(f"{self._max_tasks} tasks are unfinished, as many as [tasks] max allows")
+
+    def _begin_accepted(self, written: Written) -> None:
+        if isinstance(written, Accepted) and written.new:
+            self._tools.count("accepted", written.task.algorithm, "new")
+            self._begin(written.task)
+
+    def _begin(self, task: Task, *, delay_s: float = 0.0) -> None:
+        """Mind a task that the store has; where its status says that it rests, only register it."""
+        slots = self.slots(task.algorithm)
+        live = LiveTask(task, self._algorithm(task.algorithm), slots, self._tools, delay_s=delay_s)
+        self._live[task.id] = live
+        if task.status is Status.UNKNOWN:
+            live.at_rest.set()
+            return
+        if task.status is not Status.ACCEPTED:
+            slots.hold(task.id)
+        assert self._nursery is not None, "run comes first"  # noqa: S101
+        # When it is stopping, the next start takes the task from the store.
+        if not self.draining:
+            self._nursery.start_soon(self._mind, live, name=f"task {task.id}")
+
+    async def _recover(self) -> None:
+        """Put every unfinished task back, spread over its first interval."""
+        tasks = await self._tools.journal.read(lambda store: store.unfinished())
+        for number, task in enumerate(tasks):
+            if number % RECOVERY_CHUNK == 0:
+                await trio.lowlevel.checkpoint()
+            self._begin(task, delay_s=self._algorithm(task.algorithm).rhythm.every_s * self._tools.dice())
+        if tasks:
+            logger.info("{} unfinished tasks are minded again", len(tasks))
+
+    async def _mind(self, live: LiveTask) -> None:
+        """The error boundary of one task: whatever happens in it, it stays in it."""
+        crashes = 0
+        while True:
+            outcome: Outcome | None = None
+            fault: Exception | None = None
+            try:
+                outcome = await run_task(live, self._tools)
+            except* Exception as group:  # noqa: BLE001 - the boundary; Cancelled passes
+                fault = group
+            if fault is None:
+                break
+            crashes += 1
+            log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
+            log.opt(exception=fault).error("{}: a defect of creche, please report it", live.task.id)
+            if crashes == MAX_CRASHES:
+                outcome = ServerFailed(failures=crashes, message="a defect of creche; see its log", reason="internal")
+                break
+            live.last_error = "a defect of creche; see its log"
+            await trio.sleep(2.0**crashes)
+        if outcome is None:
+            self._rest(live)
+        else:
+            await self._settle(live, outcome)
+
+    async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
+        """Write the outcome before anyone hears it; the journal goes on with it even if the daemon stops now."""
+        try:
+            task = rules.settle(live.task, outcome, self._tools.wall())
+        except IllegalMove:
+            logger.exception("{}: cannot be settled", live.task.id)
+            return
+        await self._tools.journal.write_surely(Settle(task), then=partial(self._settled, live))
+
+    def _settled(self, live: LiveTask, written: Written) -> None:
+        if not isinstance(written, Entry):
+            logger.error("{}: the outcome was refused: {}", live.task.id, written)
+            return
+        task = live.task = written.task
+        del self._live[task.id]
+        self._rest(live)
+        self._tools.pulse.end(task.id)
+        self._tools.count("settled", task.algorithm, task.status)
+        self._feed.publish(written)
+        log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)
+        log.info("{}: {} after {:.1f} s", task.id, task.status, (task.settled_at or 0.0) - task.accepted_at)
+
+    def _rest(self, live: LiveTask) -> None:
+        self._wake(live.slots.release(live.task.id))
+        live.at_rest.set()
+
+    def _wake(self, task_ids: list[str]) -> None:
+        for task_id in task_ids:
+            if task_id in self._live:
+                self._live[task_id].alarm.ring()
+
+
+def _accepted(written: Written | CrecheError) -> Accepted | CrecheError:
+    assert isinstance(written, Accepted | CrecheError), "the contract of Store.commit"  # noqa: S101
+    return written
