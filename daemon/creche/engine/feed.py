@@ -18,7 +18,7 @@ from creche.core.wire import Result, task_out
 from creche.engine.journal import Journal
 from creche.engine.ports import Entry
 
-STORE_PAGE = 200
+PAGE = 200
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -51,11 +51,17 @@ class Feed:
         self._tail_count = tail_count
         self._tail_bytes = tail_bytes
         self._news = trio.Event()
+        self._closed = False
         self.head = head
 
     def cursor(self, seq: int) -> str:
         """The cursor behind an entry."""
         return f"{self._identity}-{seq}"
+
+    @property
+    def start(self) -> str:
+        """The cursor before the oldest entry that is kept."""
+        return self.cursor(self._floor)
 
     def position(self, cursor: str | None) -> int | None:
         """What a cursor stands for: None means the head. An unreadable one, or one of another store, is -1 (resync)."""
@@ -77,6 +83,11 @@ class Feed:
         news, self._news = self._news, trio.Event()
         news.set()
 
+    def close(self) -> None:
+        """Nothing more will come: readers get what is there, then an empty answer."""
+        self._closed = True
+        self._news.set()
+
     def forget_up_to(self, floor: int) -> None:
         """Retention removed entries from the store."""
         self._floor = max(self._floor, floor)
@@ -88,11 +99,12 @@ class Feed:
         start = self.head if position is None else max(position, self._floor)
         return Reader(self, start, wanted, resync=resync)
 
-    async def _after(self, seq: int) -> list[Item]:
-        """Some entries behind `seq`, in order; empty when there are none."""
+    async def _after(self, seq: int, limit: int) -> list[Item]:
+        """Up to `limit` entries behind `seq`, in order; empty when there are none."""
         if seq >= self._tail_floor:
-            return self._tail[bisect_right(self._tail, seq, key=lambda item: item.seq) :]
-        entries = await self._journal.read(lambda store: store.feed_after(seq, STORE_PAGE))
+            first = bisect_right(self._tail, seq, key=lambda item: item.seq)
+            return self._tail[first : first + limit]
+        entries = await self._journal.read(lambda store: store.feed_after(seq, limit))
         return [self._item(entry) for entry in entries]
 
     def _item(self, entry: Entry) -> Item:
@@ -121,20 +133,32 @@ class Reader:
         """Resumes behind everything that was handed out or passed over."""
         return self._feed.cursor(self._seq)
 
-    async def next_nowait(self) -> list[Item]:
-        """Wanted entries that are there already; empty when the head is reached. Raises `StoreUnavailable`."""
-        while items := await self._feed._after(self._seq):  # noqa: SLF001 - the two classes are one mechanism
+    async def next_nowait(self, limit: int = PAGE) -> list[Item]:
+        """Up to `limit` wanted entries that are there already; empty when the head is reached.
+
+        Raises `StoreUnavailable`; then, and when cancelled, the place has not moved past anything wanted.
+        """
+        while items := await self._feed._after(self._seq, limit):  # noqa: SLF001 - the two are one mechanism
             self._seq = items[-1].seq
             wanted = [item for item in items if self._wanted(item.task)]
             if wanted:
                 return wanted
         return []
 
-    async def next(self) -> list[Item]:
-        """Wait for wanted entries. Cancelled, it loses none: the place moves only with what is returned."""
+    async def next_within(self, seconds: float, limit: int = PAGE) -> list[Item]:
+        """As `next`, but empty after so many seconds. 0 takes what is there already."""
+        items = await self.next_nowait(limit)
+        if not items and seconds > 0:
+            with trio.move_on_after(seconds):
+                items = await self.next(limit)
+        return items
+
+    async def next(self, limit: int = PAGE) -> list[Item]:
+        """Wait for wanted entries; empty when the feed is closed and all is read. Else as `next_nowait`."""
         while True:
-            news = self._feed._news  # noqa: SLF001
-            if items := await self.next_nowait():
+            news = self._feed._news  # noqa: SLF001 - taken before looking, so that nothing falls between
+            items = await self.next_nowait(limit)
+            if items or self._feed._closed:  # noqa: SLF001
                 return items
             await news.wait()
 

@@ -175,10 +175,10 @@ class Supervisor:
 
     # -- what the API shows ------------------------------------------------------------------------------
 
-    def seen(self, task_id: str) -> Live | None:
-        """What only this node knows of an unfinished task."""
+    def live_task(self, task_id: str) -> tuple[Task, Live] | None:
+        """An unfinished task, with what only this node knows of it."""
         live = self._live.get(task_id)
-        return None if live is None else live.seen()
+        return None if live is None else (live.task, live.seen())
 
     def counts(self) -> Counter[tuple[str, Status]]:
         """Unfinished tasks by algorithm and status."""

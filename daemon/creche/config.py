@@ -1,0 +1,238 @@
+"""The configuration: frozen sections, every key with a default, all mistakes at once.
+
+Secrets are written as `${env:NAME}` or `${credential:NAME}` (a file in systemd's credentials directory) and nowhere
+in plain text; they are kept as `Secret`, which no repr, log or traceback shows. Every key is explained in config.toml
+and docs/reference/config.md, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import tomli
+
+from creche.config_algorithms import AlgorithmSection, AlgorithmsReader
+from creche.config_values import Secret, default_folder, has_reference, read_secret
+from creche.core.document import Table
+from creche.errors import ConfigError
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOG_FORMATS = ("auto", "text", "json")
+
+
+class SocketSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The Unix socket."""
+
+    path: Path
+    mode: int
+    owner: str | None
+    group: str | None
+    allow_uids: frozenset[int] | None
+
+
+class TcpSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The TCP listener. `hosts` are the names by which it may be called, besides its own."""
+
+    enabled: bool
+    host: str
+    port: int
+    token: Secret | None
+    allow_writes: bool
+    origins: frozenset[str]
+    hosts: frozenset[str]
+
+
+class HttpSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of both listeners, in bytes."""
+
+    max_request_bytes: int
+    max_head_bytes: int
+    max_connections: int
+
+
+class StoreSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The SQLite file, and how long settled tasks stay in it."""
+
+    path: Path
+    keep_s: float
+    keep_count: int
+
+
+class HeartbeatsSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Redis or Valkey, or None: the ages are kept in the process."""
+
+    url: Secret | None
+    prefix: str
+
+
+class UpstreamSection(msgspec.Struct, frozen=True, kw_only=True):
+    """How providers are asked."""
+
+    connections: int
+    max_answer_bytes: int
+    ca_file: Path | None
+
+
+class LogSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The log on stderr."""
+
+    level: str
+    format: str
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is in force. `source` is the file, or None when there is none."""
+
+    source: Path | None
+    socket: SocketSection
+    tcp: TcpSection
+    http: HttpSection
+    store: StoreSection
+    heartbeats: HeartbeatsSection
+    upstream: UpstreamSection
+    log: LogSection
+    max_tasks: int
+    algorithms: Mapping[str, AlgorithmSection]
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read a file; None means all defaults. Raises `ConfigError` with every mistake, each with file and key."""
+    source = str(path or "defaults")
+    try:
+        data = tomli.loads(path.read_text("utf-8")) if path is not None else {}
+    except OSError as exc:
+        raise ConfigError([f"{source}: cannot be read: {exc.strerror}"]) from exc
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{source}: no valid TOML: {exc}"]) from exc
+    mistakes: list[str] = []
+    config = _Reader(Table(data, "", mistakes, source), mistakes, path, environ).read()
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+class _Reader:
+    """Reads one document; mistakes gather while it goes on with defaults."""
+
+    def __init__(self, root: Table, mistakes: list[str], path: Path | None, environ: Mapping[str, str]) -> None:
+        self._root = root
+        self._mistakes = mistakes
+        self._source = path
+        self._folder = path.parent if path is not None else Path()
+        self._environ = environ
+
+    def read(self) -> Config:
+        root = self._root
+        tasks = root.table("tasks")
+        deadline_s = tasks.duration("deadline", 3600.0, at_least_s=1.0)
+        config = Config(
+            source=self._source,
+            socket=self._socket(root.table("socket")),
+            tcp=self._tcp(root.table("tcp")),
+            http=self._http(root.table("http")),
+            store=self._store(root.table("store")),
+            heartbeats=self._heartbeats(root.table("heartbeats")),
+            upstream=self._upstream(root.table("upstream")),
+            log=self._log(root.table("log")),
+            max_tasks=tasks.integer("max", 100_000, at_least=1),
+            algorithms=AlgorithmsReader(self._mistakes, self._folder, self._environ).read(
+                root.table("algorithms"), deadline_s
+            ),
+        )
+        tasks.close()
+        root.close()
+        return config
+
+    def _socket(self, table: Table) -> SocketSection:
+        section = SocketSection(
+            path=self._path(table.text("path")) or default_folder(self._environ, "run") / "creche.sock",
+            mode=table.value("mode", 0o660, _mode),
+            owner=table.text("owner") or None,
+            group=table.text("group") or None,
+            allow_uids=table.value("allow_uids", None, _uids),
+        )
+        table.close()
+        return section
+
+    def _tcp(self, table: Table) -> TcpSection:
+        host = table.text("host", "127.0.0.1")
+        section = TcpSection(
+            enabled=table.flag("enabled", default=True),
+            host=host,
+            port=table.integer("port", 8787, at_most=65535),
+            token=read_secret(table, "token", self._environ),
+            allow_writes=table.flag("allow_writes"),
+            origins=frozenset(table.texts("origins")),
+            hosts=frozenset(name.lower() for name in table.texts("hosts")),
+        )
+        if section.enabled and host not in _LOOPBACK and "token" not in table:
+            table.wrong("token", f"missing; listening on {host}, which others can reach, needs a token")
+        if section.allow_writes and "token" not in table:
+            table.wrong("token", "missing; writing over TCP (allow_writes) needs a token")
+        table.close()
+        return section
+
+    def _http(self, table: Table) -> HttpSection:
+        section = HttpSection(
+            max_request_bytes=table.size("max_request", 16 << 20, at_least=1024),
+            max_head_bytes=table.size("max_head", 64 << 10, at_least=1024),
+            max_connections=table.integer("max_connections", 1024, at_least=1),
+        )
+        table.close()
+        return section
+
+    def _store(self, table: Table) -> StoreSection:
+        section = StoreSection(
+            path=self._path(table.text("path")) or default_folder(self._environ, "state") / "creche.db",
+            keep_s=table.duration("keep_for", 30 * 86400.0, at_least_s=60.0),
+            keep_count=table.integer("keep_count", 1_000_000, at_least=1),
+        )
+        table.close()
+        return section
+
+    def _heartbeats(self, table: Table) -> HeartbeatsSection:
+        url = read_secret(table, "url", self._environ, whole=False)
+        if url is not None and not url.reveal().startswith(("redis://", "rediss://", "unix://")):
+            table.wrong("url", "expected redis://, rediss:// or unix://")
+        elif url is not None and urlsplit(url.reveal()).password and not has_reference(table.text("url")):
+            table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
+        section = HeartbeatsSection(url=url, prefix=table.text("prefix", "creche"))
+        table.close()
+        return section
+
+    def _upstream(self, table: Table) -> UpstreamSection:
+        section = UpstreamSection(
+            connections=table.integer("connections", 256, at_least=1),
+            max_answer_bytes=table.size("max_answer", 32 << 20, at_least=1024),
+            ca_file=self._path(table.text("ca_file")),
+        )
+        table.close()
+        return section
+
+    def _log(self, table: Table) -> LogSection:
+        section = LogSection(
+            level=table.choice("level", "INFO", LEVELS), format=table.choice("format", "auto", LOG_FORMATS)
+        )
+        table.close()
+        return section
+
+    def _path(self, text: str) -> Path | None:
+        """Relative paths start at the configuration's folder, wherever the daemon was started."""
+        return (self._folder / Path(text).expanduser()).absolute() if text else None
+
+
+def _mode(value: object) -> int:
+    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
+        raise ValueError('expected a file mode in quotes such as "0660"')
+    return int(value, 8)
+
+
+def _uids(value: object) -> frozenset[int]:
+    if not isinstance(value, list) or not all(isinstance(uid, int) and uid >= 0 for uid in value):
+        raise ValueError("expected a list of user ids such as [1000]")
+    return frozenset(value)

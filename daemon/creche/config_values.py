@@ -1,0 +1,84 @@
+"""Values of the configuration that are more than TOML: secrets by reference, default folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from creche.core.document import Table
+
+_REFERENCE = re.compile(r"\$\{(env|credential):([A-Za-z0-9_.-]+)\}")
+
+
+class Secret:
+    """A text that shows itself only when asked to."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself; hand it on, never format it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+def read_secret(table: Table, key: str, environ: Mapping[str, str], *, whole: bool = True) -> Secret | None:
+    """A secret by reference. `whole`: the value is one reference; else references stand within it."""
+
+    def convert(value: object) -> Secret | None:
+        if not isinstance(value, str):
+            raise ValueError("expected a text in quotes")  # noqa: TRY004
+        if whole and value and _REFERENCE.fullmatch(value) is None:
+            raise _PlainSecret
+        return Secret(_REFERENCE.sub(lambda match: _look_up(match, environ), value)) if value else None
+
+    try:
+        return table.value(key, None, convert)
+    except _PlainSecret:
+        table.wrong(key, "a secret does not belong in this file; write ${env:NAME} or ${credential:NAME}")
+    except LookupError as exc:
+        table.wrong(key, str(exc.args[0]))
+    return None
+
+
+def has_reference(text: str) -> bool:
+    """Whether a text names a secret."""
+    return _REFERENCE.search(text) is not None
+
+
+def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
+    kind, name = match.groups()
+    if kind == "env":
+        if name not in environ:
+            raise LookupError(f"the environment has no {name}")
+        return environ[name]
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        raise LookupError(f"credential {name}: no CREDENTIALS_DIRECTORY; start under systemd with LoadCredential=")
+    try:
+        return (Path(folder) / name).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise LookupError(f"credential {name} cannot be read: {exc}") from exc
+
+
+class _PlainSecret(Exception):
+    """A secret stands in the file; not a ValueError, whose message would show what was found."""
+
+
+def default_folder(environ: Mapping[str, str], kind: str) -> Path:
+    """Where the socket (`run`) and the store (`state`) are by default.
+
+    systemd's RuntimeDirectory and StateDirectory where it gives them; else the user's own XDG folders.
+    """
+    given, user, fallback = {
+        "run": ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", f"/tmp/creche-{environ.get('USER', 'user')}"),  # noqa: S108
+        "state": ("STATE_DIRECTORY", "XDG_STATE_HOME", str(Path.home() / ".local/state")),
+    }[kind]
+    if given in environ:
+        return Path(environ[given].partition(":")[0])
+    return Path(environ.get(user) or fallback) / "creche"

@@ -1,0 +1,242 @@
+"""The API: one table of routes; each handler takes a request and returns a value or raises one of our errors.
+
+Adding a route touches the table, a struct of `core.wire` and the page docs/reference/api.md, which a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from creche.core import wire
+from creche.core.access import Access
+from creche.core.exchange import Request, Response
+from creche.core.query import Query, TaskFilter, labels_of, statuses_of
+from creche.core.task import Task
+from creche.edges.api_openapi import describe
+from creche.edges.api_routes import Route, Routes
+from creche.engine.feed import Feed
+from creche.engine.journal import Journal
+from creche.engine.ports import Accepted
+from creche.engine.ports import Query as StoreQuery
+from creche.engine.supervisor import Supervisor
+from creche.errors import (
+    CrecheError,
+    InvalidRequest,
+    KeyConflict,
+    TaskNotFound,
+    UnavailableError,
+    UnknownAlgorithm,
+    WrongStatus,
+)
+
+MAX_WAIT_S = 300.0
+"""Longer waits are cut to this; proxies and clients give up earlier anyway, and asking again is cheap."""
+
+MAX_BATCH = 10_000
+MAX_PAGE = 1000
+
+_HTTP_STATUS: Mapping[type[CrecheError], int] = {
+    InvalidRequest: 400,
+    UnknownAlgorithm: 422,
+    TaskNotFound: 404,
+    KeyConflict: 409,
+    WrongStatus: 409,
+    UnavailableError: 503,
+}
+
+
+class Api:
+    """Serves every route but the stream. `status`, `algorithms` and `metrics` show the daemon as it is now."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Supervisor,
+        journal: Journal,
+        feed: Feed,
+        access: Access,
+        version: str,
+        status: Callable[[], wire.StatusOut],
+        algorithms: Callable[[], list[wire.AlgorithmOut]],
+        metrics: Callable[[], tuple[str, bytes]],
+    ) -> None:
+        self._supervisor = supervisor
+        self._journal = journal
+        self._feed = feed
+        self._access = access
+        self._version = version
+        self._status = status
+        self._algorithms = algorithms
+        self._metrics = metrics
+        self._routes = Routes(self._table())
+
+    def _table(self) -> list[Route]:
+        task = wire.TaskOut
+        tasks_query = ("status", "algorithm", "user", "label", "limit", "after")
+        return [
+            Route("POST", "/v1/tasks", self._submit, "Submit a task", takes=wire.TaskIn, gives=task, writes=True),
+            Route("POST", "/v1/tasks/batch", self._submit_batch, "Submit many, one JSON per line", writes=True),
+            Route("GET", "/v1/tasks", self._list, "List tasks, newest first", query=tasks_query, gives=wire.Page),
+            Route("GET", "/v1/tasks/{id}", self._show, "One task", query=("wait", "input"), gives=task),
+            Route("POST", "/v1/tasks/{id}/cancel", self._cancel, "Cancel a task", gives=task, writes=True),
+            Route(
+                "POST",
+                "/v1/tasks/{id}/resolve",
+                self._resolve,
+                "Decide about an unknown task",
+                takes=wire.ResolveIn,
+                gives=task,
+                writes=True,
+            ),
+            Route(
+                "GET",
+                "/v1/results",
+                self._results,
+                "Outcomes in the order of the feed",
+                query=("since", "limit", "wait", *TaskFilter.PARAMETERS),
+                gives=wire.Results,
+            ),
+            Route("GET", "/v1/stream", self._no_upgrade, "The WebSocket stream"),
+            Route("GET", "/v1/algorithms", self._show_algorithms, "What can be submitted", gives=wire.Algorithms),
+            Route("GET", "/v1/status", self._show_status, "How the daemon is", gives=wire.StatusOut),
+            Route("GET", "/healthz", self._healthz, "200 while the daemon runs"),
+            Route("GET", "/readyz", self._readyz, "200 while tasks are accepted and the store can be written"),
+            Route("GET", "/metrics", self._show_metrics, "For Prometheus"),
+            Route("GET", "/openapi.json", self._openapi, "This API, described"),
+        ]
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request; every refusal is an RFC 9457 problem with a stable code."""
+        found = self._routes.find(request)
+        if isinstance(found, Response):
+            return found
+        route, task_id = found
+        refusal = self._access.refusal(request, writes=route.writes)
+        if refusal is not None:
+            return refusal
+        try:
+            query = Query(request.query, known=(*route.query, "token"))
+            return await route.handler(request, query, task_id)
+        except CrecheError as exc:
+            return _refused(exc)
+
+    # -- tasks -------------------------------------------------------------------------------------------
+
+    async def _submit(self, request: Request, _: Query, __: str) -> Response:
+        accepted = await self._supervisor.submit(wire.decode(request.body, wire.TaskIn))
+        task = accepted.task
+        headers = (("Location", f"/v1/tasks/{task.id}"),)
+        return _json(self._out(task), status=202 if accepted.new else 200, headers=headers)
+
+    async def _submit_batch(self, request: Request, _: Query, __: str) -> Response:
+        """Line by line; each line is answered by a task or a problem, in order."""
+        lines = [line for line in request.body.split(b"\n") if line.strip()]
+        if len(lines) > MAX_BATCH:
+            raise InvalidRequest(f"{len(lines)} lines are too many; at most {MAX_BATCH} at once")
+        decoded = [_decode_line(line) for line in lines]
+        tasks_in = [task_in for task_in in decoded if isinstance(task_in, wire.TaskIn)]
+        answers = iter(await self._supervisor.submit_many(tasks_in))
+        rows = (next(answers) if isinstance(line, wire.TaskIn) else line for line in decoded)
+        body = b"".join(msgspec.json.encode(self._row(row)) + b"\n" for row in rows)
+        return Response(status=200, body=body, content_type="application/x-ndjson")
+
+    def _row(self, row: Accepted | CrecheError) -> wire.TaskOut | wire.Problem:
+        return self._out(row.task) if isinstance(row, Accepted) else _problem(row)
+
+    async def _list(self, _: Request, query: Query, __: str) -> Response:
+        limit = query.integer("limit", 100, at_most=MAX_PAGE)
+        wanted = StoreQuery(
+            statuses=statuses_of(query),
+            algorithm=query.text("algorithm"),
+            user=query.text("user"),
+            labels=labels_of(query),
+            limit=limit,
+            after=query.text("after"),
+        )
+        tasks = await self._journal.read(lambda store: store.list_tasks(wanted))
+        after = tasks[-1].id if len(tasks) == limit else None
+        return _json(wire.Page([self._out(task) for task in tasks], after))
+
+    async def _show(self, _: Request, query: Query, task_id: str) -> Response:
+        with_input = query.flag("input")
+        task = await self._supervisor.wait(task_id, query.seconds("wait", at_most_s=MAX_WAIT_S))
+        return _json(self._out(task, with_input=with_input))
+
+    async def _cancel(self, _: Request, __: Query, task_id: str) -> Response:
+        return _json(self._out(await self._supervisor.cancel(task_id)), status=202)
+
+    async def _resolve(self, request: Request, _: Query, task_id: str) -> Response:
+        decision = wire.decode(request.body, wire.ResolveIn)
+        return _json(self._out(await self._supervisor.resolve(task_id, decision)))
+
+    def _out(self, task: Task, *, with_input: bool = False) -> wire.TaskOut:
+        """Where a child minds the task, its memory is newer than the store."""
+        live = self._supervisor.live_task(task.id)
+        if live is None or task.ended:
+            return wire.task_out(task, with_input=with_input)
+        return wire.task_out(*live, with_input=with_input)
+
+    # -- the feed ----------------------------------------------------------------------------------------
+
+    async def _results(self, _: Request, query: Query, __: str) -> Response:
+        limit = query.integer("limit", 100, at_most=MAX_PAGE)
+        since = query.text("since")
+        reader = self._feed.reader(since or self._feed.start, TaskFilter.from_query(query).matches)
+        items = await reader.next_within(query.seconds("wait", at_most_s=MAX_WAIT_S), limit)
+        results = [wire.task_out(item.task) for item in items]
+        return _json(wire.Results(results, reader.cursor, resync=reader.resync and since is not None))
+
+    async def _no_upgrade(self, _: Request, __: Query, ___: str) -> Response:
+        response = wire.problem_response(
+            426, "upgrade_required", "this is a WebSocket; GET /v1/results has the same feed"
+        )
+        return msgspec.structs.replace(response, headers=(("Upgrade", "websocket"),))
+
+    # -- the daemon --------------------------------------------------------------------------------------
+
+    async def _show_algorithms(self, _: Request, __: Query, ___: str) -> Response:
+        return _json(wire.Algorithms(self._algorithms()))
+
+    async def _show_status(self, _: Request, __: Query, ___: str) -> Response:
+        return _json(self._status())
+
+    async def _healthz(self, _: Request, __: Query, ___: str) -> Response:
+        return Response(status=200, body=b"ok\n", content_type="text/plain; charset=utf-8")
+
+    async def _readyz(self, _: Request, __: Query, ___: str) -> Response:
+        if self._supervisor.draining:
+            return wire.problem_response(503, "draining", "the daemon is stopping")
+        await self._journal.probe()
+        return Response(status=200, body=b"ready\n", content_type="text/plain; charset=utf-8")
+
+    async def _show_metrics(self, _: Request, __: Query, ___: str) -> Response:
+        content_type, body = self._metrics()
+        return Response(status=200, body=body, content_type=content_type)
+
+    async def _openapi(self, _: Request, __: Query, ___: str) -> Response:
+        return _json(describe(self._table(), version=self._version))
+
+
+def _json(value: object, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(status=status, body=msgspec.json.encode(value), headers=headers)
+
+
+def _status_of(error: CrecheError) -> int:
+    return next((status for kind, status in _HTTP_STATUS.items() if isinstance(error, kind)), 400)
+
+
+def _refused(error: CrecheError) -> Response:
+    return wire.problem_response(_status_of(error), error.code, str(error), pointer=getattr(error, "pointer", None))
+
+
+def _problem(error: CrecheError) -> wire.Problem:
+    return wire.problem(_status_of(error), error.code, str(error), pointer=getattr(error, "pointer", None))
+
+
+def _decode_line(line: bytes) -> wire.TaskIn | CrecheError:
+    try:
+        return wire.decode(line, wire.TaskIn)
+    except InvalidRequest as exc:
+        return exc

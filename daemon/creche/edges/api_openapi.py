@@ -1,0 +1,63 @@
+"""The OpenAPI 3.1 document, made from the table of routes and the structs of `core.wire`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from creche.core import wire
+from creche.edges.api_routes import Route
+
+_PARAMETERS = {
+    "status": "one or more statuses, comma-separated or repeated; `unfinished` for all that are no end",
+    "algorithm": "name of an algorithm",
+    "user": "the task's user",
+    "label": "NAME:VALUE; repeat it to ask for several",
+    "task": "a task's id",
+    "limit": "at most so many (1 to 1000, default 100)",
+    "after": "the `after` of the page before",
+    "wait": 'answer when the task is at rest (or a result is there), or after this time: "30s", at most five minutes',
+    "input": "1: with the task's input",
+    "since": "a cursor; without it from the oldest result that is kept",
+}
+
+
+def describe(table: Sequence[Route], *, version: str) -> dict[str, Any]:
+    """The document as a JSON tree."""
+    types = [wire.Problem, *(type_ for route in table for type_ in (route.takes, route.gives) if type_ is not None)]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    by_type = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in table:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "creche", "version": version, "license": {"name": "MIT", "identifier": "MIT"}},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(route: Route, schemas: dict[type, Any]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "query", "description": _PARAMETERS[name], "schema": {"type": "string"}}
+        for name in route.query
+    ]
+    if "{id}" in route.path:
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    answer: dict[str, Any] = {"description": "as asked"}
+    if route.gives is not None:
+        answer["content"] = {"application/json": {"schema": schemas[route.gives]}}
+    refusal = {"application/problem+json": {"schema": schemas[wire.Problem]}}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": route.handler.__name__.lstrip("_"),
+        "responses": {"2XX": answer, "default": {"description": "a refusal", "content": refusal}},
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if route.takes is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas[route.takes]}}}
+    return operation

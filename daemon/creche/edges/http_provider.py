@@ -1,0 +1,87 @@
+"""Runs a recipe over a transport: the `Provider` behind every algorithm that a recipe describes.
+
+The transport raises httpx2's errors; here they become ours. What decides is whether a byte of the request can have
+reached the provider: where it cannot, a create is an `Outage`, else it is `CreateUncertain`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import httpx2
+import msgspec
+
+from creche.core.binding import Binding
+from creche.core.exchange import Answer, Call
+from creche.core.reading import Reading
+from creche.core.task import Job, Task
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage
+
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
+
+
+class Transport(Protocol):
+    """Carries one request to its whole answer within `timeout_s` seconds, or raises one of httpx2's errors.
+
+    `ConnectError`, `ConnectTimeout` and `PoolTimeout` promise that no byte of the request was sent.
+    """
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
+
+
+class HttpProvider:
+    """One provider account behind a recipe. Each request takes `timeout_s` seconds at most."""
+
+    def __init__(self, binding: Binding, transport: Transport, *, timeout_s: float) -> None:
+        self._binding = binding
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self.repeatable = binding.repeatable
+
+    async def create(self, task: Task) -> Reading:
+        """As `Provider.create`."""
+        call = self._binding.create_call(task)
+        try:
+            answer = await self._transport.send(call, timeout_s=self._timeout_s)
+        except _NOT_SENT as exc:
+            raise Outage(_describe(exc, call)) from exc
+        except _NEVER_SENT as exc:
+            raise CreateRefused(_describe(exc, call)) from exc
+        except httpx2.HTTPError as exc:
+            raise CreateUncertain(_describe(exc, call)) from exc
+        return self._binding.read_create(answer, task)
+
+    async def poll(self, job: Job) -> Reading:
+        """As `Provider.poll`."""
+        return self._binding.read_poll(await self._ask(self._binding.poll_call(job)))
+
+    async def fetch(self, job: Job, reading: Reading) -> Reading:
+        """As `Provider.fetch`. A job that names nothing to fetch has ended with what its last answer brought."""
+        merged = Job(job.id, {**job.keep, **reading.keep}, job.since)
+        call = self._binding.fetch_call(merged)
+        if call is None:
+            return msgspec.structs.replace(reading, to_fetch=False)
+        return self._binding.read_fetch(await self._ask(call), reading)
+
+    async def cancel(self, job: Job) -> bool:
+        """As `Provider.cancel`. A provider that has no cancel refuses."""
+        call = self._binding.cancel_call(job)
+        if call is None:
+            return False
+        return self._binding.read_cancel(await self._ask(call))
+
+    async def _ask(self, call: Call) -> Answer:
+        try:
+            return await self._transport.send(call, timeout_s=self._timeout_s)
+        except (*_NEVER_SENT, httpx2.RemoteProtocolError, httpx2.DecodingError) as exc:
+            raise AnswerError(_describe(exc, call)) from exc
+        except httpx2.HTTPError as exc:
+            raise Outage(_describe(exc, call)) from exc
+
+
+def _describe(error: Exception, call: Call) -> str:
+    """In one line, with the origin at most: paths and queries of providers may hold secrets."""
+    origin = "/".join(call.url.split("/", 3)[:3])
+    detail = str(error).partition("\n")[0]
+    return f"{origin}: {type(error).__name__}" + (f": {detail}" if detail else "")

@@ -1,0 +1,106 @@
+"""What Prometheus scrapes, read from the engine at the moment of the scrape, so that nothing drifts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from creche.core.task import Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine at one moment. Ages in seconds."""
+
+    version: str
+    node: str
+    counts: Mapping[tuple[str, Status], int]
+    conditions: Mapping[str, Mapping[str, int]]
+    events: Counter[tuple[str, str, str]]
+    slots: Mapping[str, tuple[int, int]]
+    listeners: int
+    feed_head: int
+    heartbeat_age_s: float | None
+    store_fault: bool
+    heartbeats_fault: bool
+    draining: bool
+
+
+class Metrics(Collector):
+    """Serves `snapshot` in the text format."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def expose(self) -> bytes:
+        """The page to be scraped, of `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing in advance: the registry would ask for a snapshot before there is an engine."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of creche; docs/reference/metrics.md lists them and a test compares."""
+        now = self._snapshot()
+        info = GaugeMetricFamily("creche_info", "Always 1; the labels tell what runs.", labels=["version", "node"])
+        info.add_metric([now.version, now.node], 1)
+        yield info
+        tasks = GaugeMetricFamily("creche_tasks", "Unfinished tasks.", labels=["algorithm", "status"])
+        for (algorithm, status), number in now.counts.items():
+            tasks.add_metric([algorithm, status.value], number)
+        yield tasks
+        conditions = GaugeMetricFamily(
+            "creche_conditions", "Tasks whose provider cannot be asked properly.", labels=["algorithm", "condition"]
+        )
+        for algorithm, found in now.conditions.items():
+            for condition, number in found.items():
+                conditions.add_metric([algorithm, condition], number)
+        yield conditions
+        yield from _events(now.events)
+        yield from _slots(now.slots)
+        yield GaugeMetricFamily("creche_listeners", "Connected WebSocket listeners.", value=now.listeners)
+        yield GaugeMetricFamily("creche_feed_head", "Number of the newest outcome in the feed.", value=now.feed_head)
+        if now.heartbeat_age_s is not None:
+            yield GaugeMetricFamily(
+                "creche_heartbeat_age_seconds", "Time since the last heartbeat of all tasks.", value=now.heartbeat_age_s
+            )
+        yield GaugeMetricFamily("creche_store_fault", "1 while the store cannot be written.", value=now.store_fault)
+        yield GaugeMetricFamily(
+            "creche_heartbeats_fault", "1 while Redis does not take the heartbeats.", value=now.heartbeats_fault
+        )
+        yield GaugeMetricFamily("creche_draining", "1 while the daemon stops.", value=now.draining)
+
+
+def _events(events: Counter[tuple[str, str, str]]) -> Iterator[Metric]:
+    families = {
+        "accepted": ("creche_tasks_accepted", "Tasks accepted since the start.", ()),
+        "settled": ("creche_tasks_settled", "Tasks settled since the start.", ("status",)),
+        "creates": ("creche_creates", "Create requests by result (good, or an error's code).", ("result",)),
+        "polls": ("creche_polls", "Polls by result (good, or an error's code).", ("result",)),
+    }
+    for event, (name, about, labels) in families.items():
+        family = CounterMetricFamily(name, about, labels=["algorithm", *labels])
+        for (kind, algorithm, result), number in sorted(events.items()):
+            if kind == event:
+                family.add_metric([algorithm, result] if labels else [algorithm], number)
+        yield family
+
+
+def _slots(slots: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
+    held = GaugeMetricFamily("creche_slots_held", "Jobs in flight that hold a slot.", labels=["algorithm"])
+    waiting = GaugeMetricFamily("creche_slots_waiting", "Tasks that wait for a slot.", labels=["algorithm"])
+    for algorithm, (holders, queue) in slots.items():
+        held.add_metric([algorithm], holders)
+        waiting.add_metric([algorithm], queue)
+    yield held
+    yield waiting

@@ -1,0 +1,153 @@
+"""The WebSocket stream: `hello`, then every wanted outcome once, in order.
+
+A listener pulls from the feed at its own pace; nobody is pushed to, and nobody waits for a slow one: a send that
+does not get through in time cuts the connection, and the client resumes by cursor. One error boundary per connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import trio
+from loguru import logger
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_server_stream
+
+from creche.core.access import Access
+from creche.core.exchange import Request, Response
+from creche.core.query import Query, TaskFilter
+from creche.core.task import Task
+from creche.core.wire import Hello, Live, Resync, Update, problem_response, task_out
+from creche.engine.feed import Feed, Reader, Updates, Watcher
+from creche.errors import InvalidRequest, StoreUnavailable
+
+HANDSHAKE_S = 10.0
+SEND_S = 20.0
+"""A listener that takes longer than this for one message is cut; its kernel buffers were full all the time."""
+
+PING_EVERY_S = 20.0
+UPDATE_EVERY_S = 0.25
+"""Changes within this time reach a listener as one update per task."""
+
+GOING_AWAY = 1001
+MAX_INCOMING_BYTES = 4096
+"""Listeners have nothing to say; what they send is read (else no pong would be seen) and dropped."""
+
+
+class Minding(Protocol):
+    """What the stream asks the supervisor for."""
+
+    def live_task(self, task_id: str) -> tuple[Task, Live] | None: ...
+
+
+class Stream:
+    """Serves listeners. `node` and `version` go into `hello`."""
+
+    def __init__(
+        self, *, feed: Feed, updates: Updates, minding: Minding, access: Access, node: str, version: str
+    ) -> None:
+        self._feed = feed
+        self._updates = updates
+        self._minding = minding
+        self._access = access
+        self._node = node
+        self._version = version
+        self._listeners: set[WebSocketConnection] = set()
+
+    def __len__(self) -> int:
+        """How many listeners are connected."""
+        return len(self._listeners)
+
+    async def serve(self, request: Request, stream: trio.abc.Stream) -> None:
+        """Serve one upgrade request until the listener leaves or the feed is closed; its errors end here."""
+        log = logger.bind(peer=request.peer.address)
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._converse(request, stream, nursery)
+                nursery.cancel_scope.cancel()
+        except* (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("listener gone: {}", request.peer.address)
+        except* trio.TooSlowError:
+            log.warning("listener cut, it does not read: {}", request.peer.address)
+        except* StoreUnavailable as group:
+            log.warning("listener cut, the store cannot be read: {}", group.exceptions[0])
+        except* Exception:
+            log.exception("listener cut by a defect of creche: {}", request.peer.address)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _converse(self, request: Request, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+        with trio.fail_after(HANDSHAKE_S):
+            handshake = await wrap_server_stream(nursery, stream, max_message_size=MAX_INCOMING_BYTES)
+            try:
+                refusal = self._access.refusal(request, upgrades=True)
+                query = Query(request.query, known=("since", "updates", "token", *TaskFilter.PARAMETERS))
+                wanted = TaskFilter.from_query(query).matches
+                with_updates = query.flag("updates")
+            except InvalidRequest as exc:
+                refusal = problem_response(400, exc.code, str(exc))
+            if refusal is not None:
+                await handshake.reject(refusal.status, extra_headers=_headers(refusal), body=refusal.body)
+                return
+            connection = await handshake.accept()
+        reader = self._feed.reader(query.text("since"), wanted)
+        self._listeners.add(connection)
+        try:
+            nursery.start_soon(_read_forever, connection)
+            nursery.start_soon(_ping_forever, connection)
+            await self._tell(connection, reader, wanted if with_updates else None)
+        finally:
+            self._listeners.discard(connection)
+
+    async def _tell(
+        self, connection: WebSocketConnection, reader: Reader, updates: Callable[[Task], bool] | None
+    ) -> None:
+        await _send(
+            connection, msgspec.json.encode(Hello(cursor=reader.cursor, node=self._node, version=self._version))
+        )
+        if reader.resync:
+            await _send(connection, msgspec.json.encode(Resync(cursor=reader.cursor)))
+        async with trio.open_nursery() as nursery:
+            if updates is not None:
+                nursery.start_soon(self._tell_updates_forever, connection, self._updates.watch(updates))
+            while items := await reader.next():
+                for item in items:
+                    await _send(connection, item.message)
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(SEND_S):
+            await connection.aclose(GOING_AWAY, "the daemon stops; resume with since=CURSOR")
+
+    async def _tell_updates_forever(self, connection: WebSocketConnection, watcher: Watcher) -> None:
+        try:
+            while True:
+                for task_id in await watcher.next():
+                    found = self._minding.live_task(task_id)
+                    if found is not None:
+                        await _send(connection, msgspec.json.encode(Update(task_out(*found))))
+                await trio.sleep(UPDATE_EVERY_S)
+        finally:
+            watcher.close()
+
+
+async def _send(connection: WebSocketConnection, message: bytes) -> None:
+    # A send that was given up may leave half a frame behind; the caller's boundary closes the socket under it.
+    with trio.fail_after(SEND_S):
+        await connection.send_message(message.decode())
+
+
+async def _read_forever(connection: WebSocketConnection) -> None:
+    while True:
+        await connection.get_message()
+
+
+async def _ping_forever(connection: WebSocketConnection) -> None:
+    while True:
+        await trio.sleep(PING_EVERY_S)
+        with trio.fail_after(PING_EVERY_S):
+            await connection.ping()
+
+
+def _headers(response: Response) -> list[tuple[bytes, bytes]]:
+    headers = [("Content-Type", response.content_type), *response.headers]
+    return [(name.encode(), value.encode()) for name, value in headers]
