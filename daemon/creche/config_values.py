@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,12 @@ class Secret:
     def reveal(self) -> str:
         """The text itself; hand it on, never format it."""
         return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(Secret)
 
     def __repr__(self) -> str:
         return "Secret(***)"

@@ -289,11 +289,12 @@ def fingerprint(task: TaskIn) -> str:
 
 
 def moment(unix_s: float | None) -> datetime | None:
+    """As `utc`, of a time that may not have come."""
+    return None if unix_s is None else utc(unix_s)
+
+
+def utc(unix_s: float) -> datetime:
     """Unix seconds as a time in UTC, to the millisecond."""
-    return None if unix_s is None else _moment(unix_s)
-
-
-def _moment(unix_s: float) -> datetime:
     return datetime.fromtimestamp(round(unix_s, 3), UTC)
 
 
@@ -320,12 +321,12 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) 
         result=result,
         partial=partial,
         progress=task.progress,
-        job=None if job is None else JobOut(job.id, _moment(job.since), task.provider_status),
+        job=None if job is None else JobOut(job.id, utc(job.since), task.provider_status),
         key=task.key,
         user=task.user,
         labels=task.labels,
         priority=task.priority,
-        accepted_at=_moment(task.accepted_at),
+        accepted_at=utc(task.accepted_at),
         start_at=moment(task.start_at),
         deadline_at=moment(task.deadline_at),
         settled_at=moment(task.settled_at),

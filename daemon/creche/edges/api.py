@@ -5,10 +5,12 @@ Adding a route touches the table, a struct of `core.wire` and the page docs/refe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
+from creche import __version__
 from creche.core import wire
 from creche.core.access import Access
 from creche.core.exchange import Request, Response
@@ -34,6 +36,7 @@ from creche.errors import (
 MAX_WAIT_S = 300.0
 """Longer waits are cut to this; proxies and clients give up earlier anyway, and asking again is cheap."""
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_BATCH = 10_000
 MAX_PAGE = 1000
 
@@ -47,8 +50,18 @@ _HTTP_STATUS: Mapping[type[CrecheError], int] = {
 }
 
 
+class View(Protocol):
+    """What the daemon shows of itself."""
+
+    def status(self) -> wire.StatusOut: ...
+
+    def algorithms(self) -> list[wire.AlgorithmOut]: ...
+
+    def metrics(self) -> bytes: ...
+
+
 class Api:
-    """Serves every route but the stream. `status`, `algorithms` and `metrics` show the daemon as it is now."""
+    """Serves every route but the stream."""
 
     def __init__(
         self,
@@ -57,19 +70,13 @@ class Api:
         journal: Journal,
         feed: Feed,
         access: Access,
-        version: str,
-        status: Callable[[], wire.StatusOut],
-        algorithms: Callable[[], list[wire.AlgorithmOut]],
-        metrics: Callable[[], tuple[str, bytes]],
+        view: View,
     ) -> None:
         self._supervisor = supervisor
         self._journal = journal
         self._feed = feed
         self._access = access
-        self._version = version
-        self._status = status
-        self._algorithms = algorithms
-        self._metrics = metrics
+        self._view = view
         self._routes = Routes(self._table())
 
     def _table(self) -> list[Route]:
@@ -197,10 +204,10 @@ class Api:
     # -- the daemon --------------------------------------------------------------------------------------
 
     async def _show_algorithms(self, _: Request, __: Query, ___: str) -> Response:
-        return _json(wire.Algorithms(self._algorithms()))
+        return _json(wire.Algorithms(self._view.algorithms()))
 
     async def _show_status(self, _: Request, __: Query, ___: str) -> Response:
-        return _json(self._status())
+        return _json(self._view.status())
 
     async def _healthz(self, _: Request, __: Query, ___: str) -> Response:
         return Response(status=200, body=b"ok\n", content_type="text/plain; charset=utf-8")
@@ -212,11 +219,10 @@ class Api:
         return Response(status=200, body=b"ready\n", content_type="text/plain; charset=utf-8")
 
     async def _show_metrics(self, _: Request, __: Query, ___: str) -> Response:
-        content_type, body = self._metrics()
-        return Response(status=200, body=body, content_type=content_type)
+        return Response(status=200, body=self._view.metrics(), content_type=METRICS_TYPE)
 
     async def _openapi(self, _: Request, __: Query, ___: str) -> Response:
-        return _json(describe(self._table(), version=self._version))
+        return _json(describe(self._table(), version=__version__))
 
 
 def _json(value: object, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:

@@ -18,7 +18,7 @@ from creche.core.task import Job, Task
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage
 
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-_NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
+_NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
 
 
 class Transport(Protocol):

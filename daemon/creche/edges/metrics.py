@@ -12,8 +12,6 @@ from prometheus_client.registry import Collector
 
 from creche.core.task import Status
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The engine at one moment. Ages in seconds."""
@@ -42,7 +40,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def expose(self) -> bytes:
-        """The page to be scraped, of `CONTENT_TYPE`."""
+        """The page to be scraped, in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:

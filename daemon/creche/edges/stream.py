@@ -14,6 +14,7 @@ import trio
 from loguru import logger
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_server_stream
 
+from creche import __version__
 from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter
@@ -42,17 +43,14 @@ class Minding(Protocol):
 
 
 class Stream:
-    """Serves listeners. `node` and `version` go into `hello`."""
+    """Serves listeners. `node` is this node's id, for `hello`."""
 
-    def __init__(
-        self, *, feed: Feed, updates: Updates, minding: Minding, access: Access, node: str, version: str
-    ) -> None:
+    def __init__(self, *, feed: Feed, updates: Updates, minding: Minding, access: Access, node: str) -> None:
         self._feed = feed
         self._updates = updates
         self._minding = minding
         self._access = access
         self._node = node
-        self._version = version
         self._listeners: set[WebSocketConnection] = set()
 
     def __len__(self) -> int:
@@ -103,9 +101,7 @@ class Stream:
     async def _tell(
         self, connection: WebSocketConnection, reader: Reader, updates: Callable[[Task], bool] | None
     ) -> None:
-        await _send(
-            connection, msgspec.json.encode(Hello(cursor=reader.cursor, node=self._node, version=self._version))
-        )
+        await _send(connection, msgspec.json.encode(Hello(cursor=reader.cursor, node=self._node, version=__version__)))
         if reader.resync:
             await _send(connection, msgspec.json.encode(Resync(cursor=reader.cursor)))
         async with trio.open_nursery() as nursery:

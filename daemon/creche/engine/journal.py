@@ -110,6 +110,12 @@ class Journal:
         """Run a query of the store. Raises `StoreUnavailable`."""
         return await self._run_read(lambda: function(self._store))
 
+    async def prune(self, *, settled_before: float, keep: int) -> int:
+        """Apply retention to some of what is due; the number of tasks that went. Raises `StoreUnavailable`."""
+        return await self._run_write(
+            lambda: self._store.prune(settled_before=settled_before, keep=keep, limit=MAX_BATCH)
+        )
+
     async def probe(self) -> None:
         """Prove that the store can be written, if the last write failed. Raises `StoreUnavailable`."""
         if self.fault is not None:

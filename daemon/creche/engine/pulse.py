@@ -77,5 +77,9 @@ class Pulse:
         entered = self._entered.get(task_id)
         return None if entered is None else max(entered[1], self._last_beat)
 
+    def age_s(self) -> float | None:
+        """Seconds since the last beat that got through; None before the first."""
+        return self._wall() - self._last_beat if self._last_beat else None
+
     def __len__(self) -> int:
         return len(self._entered)

@@ -1,0 +1,81 @@
+"""Arguments that several commands share, and JSON from the command line with errors that say where."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from creche.core.document import parse_duration
+
+FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, from "90s" or "1h30m"."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, or a usage error."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class Label(click.ParamType[tuple[str, str]]):
+    """A pair, from "name=value"."""
+
+    name = "name=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The pair, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail('expected a label such as "team=video"', param, ctx)
+        return name, text
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, or of standard input for "-". Raises `click.UsageError`."""
+    try:
+        return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except OSError as exc:
+        raise click.UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise click.UsageError(f"{named(path)} is not UTF-8 text (byte {exc.start})") from exc
+
+
+def named(path: Path) -> str:
+    """What to call a file in a message."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def parse_json(text: str, source: str, *, line: int = 1) -> Any:  # noqa: ANN401 - any JSON
+    """The value of a JSON text that begins on a line of its source. Raises `click.UsageError` with line and column."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as exc:
+        message = f"{source}:{line + exc.lineno - 1}:{exc.colno}: not valid JSON: {exc.msg}"
+        raise click.UsageError(message) from exc
+    except (ValueError, RecursionError) as exc:
+        raise click.UsageError(f"{source}:{line}: not valid JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in {float("inf"), float("-inf")}:
+        raise ValueError(f"the number {text} is too large")
+    return number

@@ -1,0 +1,237 @@
+"""The store in one SQLite file: write-ahead log, one fsync per commit, one writer.
+
+A settled task is its own feed entry: `seq` is given together with the outcome, by the same UPDATE. The record is the
+whole task as JSON, except for its input: a row is rewritten whole whenever its task changes, and an input never does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+
+from creche.core.task import Task
+from creche.edges.store_sqlite_schema import open_database
+from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Write, Written
+from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
+
+_SELECT = "SELECT t.seq, t.record, i.input FROM tasks t LEFT JOIN inputs i USING (pos)"
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Task)
+
+
+class SqliteStore:
+    """`ports.Store` in the SQLite file `path`; next to it lie SQLite's own `-wal` and `-shm` and our `.lock`.
+
+    `commit` and `prune` may run in one thread while another runs the reading methods; `open` and `close` in any, alone.
+    A key is unique in the whole store, and free again once retention has removed its task.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._resources = ExitStack()
+        self._writer: sqlite3.Connection
+        self._reader: sqlite3.Connection
+        self.identity = ""
+
+    def open(self) -> None:
+        """Open the file or make it (mode 0600; its folder must exist), bring it to the current schema, and lock it.
+
+        Raises `StartError`: in use, not writable, not a store, damaged, or written by a newer version.
+        """
+        with ExitStack() as undo:
+            self._writer, self._reader, self.identity = open_database(self._path, undo)
+            self._resources = undo.pop_all()
+
+    def close(self) -> None:
+        """Close the file and free the lock; nothing written is lost. May be called twice."""
+        self._resources.close()
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    def commit(self, writes: Sequence[Write]) -> list[Written]:
+        """Do all writes in one transaction, on disk when this returns. Raises `StoreUnavailable`: then none is done."""
+        with self._transaction() as db:
+            (head,) = db.execute("SELECT head FROM store").fetchone()
+            answers: list[Written] = []
+            for write in writes:
+                match write:
+                    case Accept(task):
+                        answers.append(_accept(db, task))
+                    case Save(task):
+                        db.execute(
+                            "UPDATE tasks SET status = ?, record = ? WHERE id = ? AND seq IS NULL",
+                            (task.status, _record(task), task.id),
+                        )
+                        answers.append(None)
+                    case Settle(task):
+                        answer = _settle(db, task, head + 1)
+                        answers.append(answer)
+                        if isinstance(answer, Entry):
+                            head = max(head, answer.seq)
+                    case _:
+                        assert_never(write)
+            db.execute("UPDATE store SET head = ?, commits = commits + 1", (head,))
+        return answers
+
+    def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
+        """Remove up to `limit` settled tasks: those settled before the given time, then those beyond the newest `keep`.
+
+        Returns how many went; less than `limit` means that nothing is left to remove. Raises `StoreUnavailable`.
+        """
+        with self._transaction() as db:
+            doomed = db.execute(
+                "SELECT seq FROM tasks WHERE settled_at < ? ORDER BY settled_at, seq LIMIT ?", (settled_before, limit)
+            ).fetchall()
+            doomed += db.execute(
+                "SELECT seq FROM tasks WHERE settled_at >= ? AND seq <= ("
+                " SELECT seq FROM tasks WHERE seq IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?"
+                ") ORDER BY seq LIMIT ?",
+                (settled_before, keep, limit - len(doomed)),
+            ).fetchall()
+            db.executemany("DELETE FROM tasks WHERE seq = ?", doomed)
+            if doomed:
+                (highest,) = max(doomed)
+                db.execute("UPDATE store SET floor = max(floor, ?)", (highest,))
+        return len(doomed)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> Task | None:
+        """One task, or None. Raises `StoreUnavailable`, as all that read."""
+        rows = self._read(f"{_SELECT} WHERE t.id = ?", (task_id,))
+        return _task(rows[0]) if rows else None
+
+    def unfinished(self) -> list[Task]:
+        """Every task without an outcome, in order of acceptance."""
+        return [_task(row) for row in self._read(f"{_SELECT} WHERE t.seq IS NULL ORDER BY t.pos")]
+
+    def list_tasks(self, query: Query) -> list[Task]:
+        """Tasks by `query`, newest first. An unknown `after` gives an empty list."""
+        pick, values = _pick(query)
+        return [_task(row) for row in self._read(f"{_SELECT} WHERE t.pos IN ({pick}) ORDER BY t.pos DESC", values)]
+
+    def feed_after(self, seq: int, limit: int) -> list[Entry]:
+        """Entries with a greater `seq`, in order."""
+        rows = self._read(f"{_SELECT} WHERE t.seq > ? ORDER BY t.seq LIMIT ?", (seq, limit))
+        return [Entry(row[0], _task(row)) for row in rows]
+
+    def feed_bounds(self) -> tuple[int, int]:
+        """`(floor, head)`: every entry with floor < seq <= head is there; older ones fell to retention."""
+        ((floor, head),) = self._read("SELECT floor, head FROM store")
+        return floor, head
+
+    # -- the world's failures ------------------------------------------------------------------------
+
+    def _read(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._store_errors("read"):
+            return self._reader.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._writer
+        with self._store_errors("written"):
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+    @contextmanager
+    def _store_errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError, sqlite3.DataError):
+            raise  # defects of ours: trying again would not help
+        except (sqlite3.DatabaseError, OSError) as exc:
+            raise StoreUnavailable(f"the store {self._path} cannot be {done}: {exc}") from exc
+
+
+# -- rows --------------------------------------------------------------------------------------------
+
+
+def _record(task: Task) -> bytes:
+    return _ENCODER.encode(task if task.input is None else msgspec.structs.replace(task, input=None))
+
+
+def _task(row: tuple[int | None, bytes, bytes | None]) -> Task:
+    _, record, content = row
+    task = _DECODER.decode(record)
+    return task if content is None else msgspec.structs.replace(task, input=msgspec.Raw(content))
+
+
+def _accept(db: sqlite3.Connection, task: Task) -> Accepted | KeyConflict:
+    cursor = db.execute(
+        "INSERT INTO tasks (id, key, algorithm, user, status, record) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (task.id, task.key, task.algorithm, task.user, task.status, _record(task)),
+    )
+    if cursor.rowcount == 0:
+        return _accept_again(db, task)
+    pos = cursor.lastrowid
+    if task.input is not None:
+        db.execute("INSERT INTO inputs VALUES (?, ?)", (pos, bytes(task.input)))
+    if task.labels:
+        db.executemany("INSERT INTO labels VALUES (?, ?, ?)", ((pos, *label) for label in task.labels.items()))
+    return Accepted(task, new=True)
+
+
+def _accept_again(db: sqlite3.Connection, task: Task) -> Accepted | KeyConflict:
+    row = db.execute(
+        f"{_SELECT} WHERE t.id = ? OR t.key = ? ORDER BY t.id = ? DESC LIMIT 1", (task.id, task.key, task.id)
+    ).fetchone()
+    first = _task(row)
+    if first.fingerprint == task.fingerprint:
+        return Accepted(first, new=False)
+    if first.id == task.id:
+        return KeyConflict(f"the id {task.id} was used before, for a task with other content", pointer="/id")
+    return KeyConflict(f"the key {task.key!r} was used before, for task {first.id} with other content", pointer="/key")
+
+
+def _settle(db: sqlite3.Connection, task: Task, seq: int) -> Entry | AlreadySettled:
+    cursor = db.execute(
+        "UPDATE tasks SET status = ?, record = ?, settled_at = ?, seq = ? WHERE id = ? AND seq IS NULL",
+        (task.status, _record(task), task.settled_at, seq, task.id),
+    )
+    if cursor.rowcount:
+        return Entry(seq, task)
+    row = db.execute(f"{_SELECT} WHERE t.id = ?", (task.id,)).fetchone()
+    if row is None:
+        return AlreadySettled(f"task {task.id} is not in the store: it never was, or it settled and fell to retention")
+    first = _task(row)
+    if first.outcome == task.outcome:
+        return Entry(row[0], first)
+    return AlreadySettled(f"task {task.id} settled before, as {first.status}; that stands, not {task.status}")
+
+
+def _pick(query: Query) -> tuple[str, list[object]]:
+    """SQL for the `pos` of the tasks that a query wants, and its values.
+
+    Each arm walks one index backwards and stops at the limit; there is one for each status, merged in order, because
+    `status IN (...)` would sort all tasks that have one of them. `pos` is taken from where that index is.
+    """
+    pos = "l0.pos" if query.labels else "t.pos"
+    joins = ""
+    conditions = ["TRUE"]
+    values: list[object] = []
+    for number, label in enumerate(query.labels.items()):
+        joins += f" JOIN labels l{number} ON l{number}.pos = t.pos AND l{number}.name = ? AND l{number}.value = ?"
+        values += label
+    for condition, value in (
+        ("t.algorithm = ?", query.algorithm),
+        ("t.user = ?", query.user),
+        (f"{pos} < (SELECT pos FROM tasks WHERE id = ?)", query.after),  # noqa: S608 - our own column
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    arms = [f"SELECT {pos} FROM tasks t{joins} WHERE {' AND '.join(conditions)}"]  # noqa: S608 - all values are bound
+    if query.statuses:
+        arms = [f"{arms[0]} AND t.status = ?"] * len(query.statuses)
+        values = [value for status in query.statuses for value in (*values, status)]
+    return " UNION ALL ".join(arms) + " ORDER BY 1 DESC LIMIT ?", [*values, query.limit]

@@ -1,0 +1,182 @@
+"""The store's SQLite file until it can be used: locked, ours, sound, and at the current schema."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from creche.errors import StartError
+
+APPLICATION_ID = 0x63726368
+"""Marks the file as ours ("crch") in SQLite's header."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # `commits` changes with every commit: SQLite does not write a page that an UPDATE leaves as it was.
+        """CREATE TABLE store (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            identity TEXT NOT NULL,
+            head INTEGER NOT NULL,
+            floor INTEGER NOT NULL,
+            commits INTEGER NOT NULL
+        ) STRICT""",
+        "INSERT INTO store VALUES (1, lower(hex(randomblob(6))), 0, 0, 0)",
+        # `pos` is the order of acceptance; every index ends in it. `seq` is NULL while the task is unfinished.
+        """CREATE TABLE tasks (
+            pos INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            key TEXT,
+            algorithm TEXT NOT NULL,
+            user TEXT,
+            status TEXT NOT NULL,
+            seq INTEGER UNIQUE,
+            settled_at REAL,
+            record BLOB NOT NULL,
+            CHECK ((seq IS NULL) = (settled_at IS NULL))
+        ) STRICT""",
+        "CREATE UNIQUE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL",
+        "CREATE INDEX tasks_algorithm ON tasks (algorithm)",
+        "CREATE INDEX tasks_user ON tasks (user) WHERE user IS NOT NULL",
+        "CREATE INDEX tasks_status ON tasks (status)",
+        "CREATE INDEX tasks_settled_at ON tasks (settled_at, seq) WHERE settled_at IS NOT NULL",
+        """CREATE TABLE inputs (
+            pos INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE,
+            input BLOB NOT NULL
+        ) STRICT""",
+        """CREATE TABLE labels (
+            pos INTEGER NOT NULL REFERENCES tasks ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (pos, name)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX labels_value ON labels (name, value, pos)",
+    ),
+)
+"""Each brings a store from the version before to its own number, counted from 1. Released ones are never edited."""
+
+_MAGIC = b"SQLite format 3\0"
+_OLDEST_SQLITE = (3, 37)  # STRICT tables
+_BUSY_TIMEOUT_S = 5.0  # for a person's own sqlite3 shell; a second daemon does not get this far
+_WAL_LIMIT_BYTES = 64 << 20  # what a burst leaves of the log on disk
+_CHECK_LIMIT_BYTES = 256 << 20  # checking more would hold up the start by seconds
+
+
+class Database(NamedTuple):
+    """An open file: the connection that writes, the one that reads, and the store's name."""
+
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    identity: str
+
+
+def open_database(path: Path, undo: ExitStack) -> Database:
+    """Lock the file, make it if it is not there, check it and migrate it. `undo` closes and frees everything.
+
+    Both connections may be used from any thread, each by one at a time. Raises `StartError`.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StartError(f"SQLite {sqlite3.sqlite_version} is too old; the store needs 3.37 or newer")
+    with _start_errors(path):
+        _lock(path, undo)
+        _make_or_check_file(path)
+        writer = undo.enter_context(closing(_connect(path)))
+        _check(writer, path)
+        _migrate(writer, path)
+        reader = undo.enter_context(closing(_connect(path)))
+        reader.execute("PRAGMA query_only = ON")
+        (identity,) = reader.execute("SELECT identity FROM store").fetchone()
+    return Database(writer, reader, identity)
+
+
+@contextmanager
+def _start_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise _damaged(path, str(exc)) from exc
+        raise StartError(f"the store {path} cannot be opened: {exc}") from exc
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise StartError(f"the store's folder {path.parent} does not exist; make it, or choose another") from exc
+    except OSError as exc:
+        raise StartError(
+            f"the store {path} cannot be opened: {exc.strerror}; the daemon must be able to write it and its folder"
+        ) from exc
+
+
+def _lock(path: Path, undo: ExitStack) -> None:
+    # A file of its own, because closing any descriptor of the database would drop SQLite's locks on it; never removed,
+    # because a lock on a removed file keeps nobody out. The kernel frees it when this process dies, however it dies.
+    fd = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    undo.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        holder = os.read(fd, 20).decode().strip() or "unknown"
+        raise StartError(f"the store {path} is in use by another daemon (process {holder})") from exc
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+
+
+def _make_or_check_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        start = os.read(fd, len(_MAGIC))
+    finally:
+        os.close(fd)
+    if start and start != _MAGIC:
+        raise _foreign(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    (application_id,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if tables and application_id != APPLICATION_ID:
+        raise _foreign(path)
+    if version > len(MIGRATIONS):
+        raise StartError(
+            f"the store {path} was written by a newer creche (schema {version}, this one knows {len(MIGRATIONS)}); "
+            "install that version, or restore a backup from before it"
+        )
+    if path.stat().st_size <= _CHECK_LIMIT_BYTES:
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _damaged(path, verdict.splitlines()[-1])
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    (journal_mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if journal_mode != "wal":
+        raise StartError(f"the store {path} is on a file system without shared memory for SQLite; choose a local disk")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+        db.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")
+
+
+def _foreign(path: Path) -> StartError:
+    return StartError(f"{path} is not a store of creche; choose another path, or move the file away")
+
+
+def _damaged(path: Path, why: str) -> StartError:
+    return StartError(
+        f"the store {path} is damaged ({why}); restore a backup, or move it and its -wal file away to start empty"
+    )

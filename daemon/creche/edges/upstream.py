@@ -1,0 +1,327 @@
+"""The HTTP/1.1 client that carries requests to providers at full speed.
+
+Thousands of polls per second go through here, so it does one thing: a whole request out, a whole answer back, on a
+kept-alive connection where there is one. No redirects, cookies, proxies or HTTP/2.
+
+Per origin there are slots and a stack of idle connections. A request holds a slot from its turn to its end; slots are
+given in the order of asking. The connection used last is used next, so that the others grow old and can be closed.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import math
+import re
+import ssl
+from collections import deque
+from collections.abc import Mapping
+
+import httpx2
+import msgspec
+import trio
+
+from creche.core.exchange import Answer, Call
+from creche.edges.upstream_connection import Address, AnswerReader, Connection, dial, secure
+
+ADDRESSES_KEPT_S = 60.0
+"""How long a name's addresses are used before it is looked up again; the resolver does not tell how long it may be."""
+
+_ABSOLUTE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_][a-z0-9_.-]*))(?::(?P<port>[0-9]{1,5}))?")
+_PORTS = {"http": 80, "https": 443}
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_OURS = frozenset(
+    {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "upgrade", "te", "trailer"}
+)
+_REPEATABLE = frozenset({"GET", "HEAD"})
+_WITHOUT_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
+class OriginStatistics(msgspec.Struct, frozen=True):
+    """One origin: connections `open` (with those being made), `idle` of them, and requests `waiting` for a slot."""
+
+    open: int
+    idle: int
+    waiting: int
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """A snapshot by origin, as `scheme://host:port`; origins that nothing is kept for are left out."""
+
+    origins: Mapping[str, OriginStatistics]
+
+
+class Upstream:
+    """Sends calls to providers. One for the whole daemon.
+
+    `connections_per_origin` bounds the connections, and thereby the requests at once, to one scheme, host and port;
+    more requests wait in line. A connection that was not used for `idle_s` is not used again. `max_body_bytes` holds
+    for an answer's body as it comes and as it is after decoding; decoding happens in the loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections_per_origin: int = 256,
+        idle_s: float = 60.0,
+        max_body_bytes: int = 32 << 20,
+        max_header_bytes: int = 64 << 10,
+        connect_timeout_s: float = 10.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._connections_per_origin = connections_per_origin
+        self._idle_s = idle_s
+        self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+        self._connect_timeout_s = connect_timeout_s
+        self._ssl_context = ssl_context
+        self._origins: dict[str, _Origin] = {}
+        self._next_sweep = 0.0
+        self._closed = False
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:
+        """Send the whole request and return the whole answer, whatever its status, within `timeout_s` seconds.
+
+        Certainly nothing arrived: `httpx2.ConnectError`, `ConnectTimeout`, `PoolTimeout`, and for a call that cannot be
+        sent as it is `UnsupportedProtocol`, `InvalidURL`, `LocalProtocolError`. It may have arrived: `WriteError`,
+        `WriteTimeout`, `ReadError`, `ReadTimeout`, `RemoteProtocolError` (also for an answer over a limit),
+        `DecodingError`. No message repeats more of the call than its origin and header names: the rest may be secret.
+
+        GET and HEAD are sent once more when the provider closed a kept-alive connection instead of answering.
+        Cancelled or failed, the connection is closed. Raises `trio.ClosedResourceError` after `aclose`.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+        origin, target = self._locate(call.url)
+        request = _encode(call, origin.host_field, target)
+        progress = _Progress()
+        with trio.CancelScope(deadline=trio.current_time() + timeout_s):
+            await origin.acquire_slot()
+            progress.has_slot = True
+            try:
+                return await self._carry(call, request, origin, progress)
+            finally:
+                origin.slots.release()
+        raise progress.too_late()(f"{origin.name}: no answer within {timeout_s:g} s")
+
+    async def aclose(self) -> None:
+        """Close the idle connections and take no more calls; those under way end as they would."""
+        self._closed = True
+        for origin in self._origins.values():
+            origin.close_idle()
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> Statistics:
+        """What is open now."""
+        return Statistics(origins={o.name: o.statistics() for o in self._origins.values() if o.is_used()})
+
+    async def _carry(self, call: Call, request: bytes, origin: _Origin, progress: _Progress) -> Answer:
+        connection = None if call.fresh else origin.take_idle(self._idle_s)
+        while True:
+            progress.connection = connection
+            kept = connection is not None
+            if connection is None:
+                connection = progress.connection = await self._connect(origin)
+            try:
+                return await connection.exchange(request, body_expected=call.method != "HEAD")
+            except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+                if not kept or connection.heard or call.method not in _REPEATABLE:
+                    raise
+            finally:
+                self._give_back(origin, connection)
+            connection = None
+
+    async def _connect(self, origin: _Origin) -> Connection:
+        origin.make_room()
+        try:
+            with trio.fail_after(self._connect_timeout_s):
+                connected = await dial(await origin.addresses())
+                if origin.scheme == "https":
+                    connected = await secure(connected, self._tls(), origin.host)
+        except trio.TooSlowError:
+            origin.forget_addresses()
+            raise httpx2.ConnectTimeout(f"{origin.name}: no connection within {self._connect_timeout_s:g} s") from None
+        except (OSError, ValueError) as exc:
+            origin.forget_addresses()
+            raise httpx2.ConnectError(f"{origin.name}: {exc}") from exc
+        reader = AnswerReader(max_body_bytes=self._max_body_bytes, max_header_bytes=self._max_header_bytes)
+        return Connection(connected, reader)
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            # Reads the system's certificates: tens of milliseconds, once, and only where a provider wants TLS.
+            self._ssl_context = ssl.create_default_context()
+            self._ssl_context.set_alpn_protocols(["http/1.1"])
+        return self._ssl_context
+
+    def _give_back(self, origin: _Origin, connection: Connection) -> None:
+        if not connection.reusable or self._closed:
+            connection.close()
+            return
+        now = trio.current_time()
+        connection.idle_since = now
+        origin.idle.append(connection)
+        if now >= self._next_sweep:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        self._next_sweep = now + self._idle_s / 4
+        for origin in self._origins.values():
+            origin.close_idle(until=now - self._idle_s)
+        self._origins = {key: origin for key, origin in self._origins.items() if origin.is_used()}
+
+    def _locate(self, url: str) -> tuple[_Origin, str]:
+        # The path begins at the first slash after "https://" and a character; every URL of an origin but its first is
+        # split right here. A prefix that is no plain origin is never a key.
+        cut = url.find("/", 8)
+        origin = self._origins.get(url[:cut]) if cut > 0 else None
+        if origin is None:
+            return self._locate_first(url)
+        return origin, _target(url[cut:])
+
+    def _locate_first(self, url: str) -> tuple[_Origin, str]:
+        absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
+        if absolute is None:
+            raise httpx2.UnsupportedProtocol("the URL does not begin with http:// or https://")
+        scheme = absolute["scheme"].lower()
+        if scheme not in _PORTS:
+            raise httpx2.UnsupportedProtocol(f"the URL begins with {scheme[:20]}://, not with http:// or https://")
+        authority = _AUTHORITY.fullmatch(absolute["authority"].lower())
+        port = int((authority and authority["port"]) or _PORTS[scheme])
+        if authority is None or not 0 < port < 1 << 16:
+            raise httpx2.InvalidURL("the URL's host and port cannot be understood")
+        host = authority["ipv6"] or authority["name"]
+        if authority["ipv6"] is not None:
+            try:
+                ipaddress.IPv6Address(host)
+            except ValueError:
+                raise httpx2.InvalidURL("the URL's host is not an IPv6 address") from None
+        target = _target(absolute["target"])
+        made = _Origin(scheme, host, port, slots=self._connections_per_origin)
+        origin = self._origins.setdefault(made.name, made)
+        self._origins[f"{absolute['scheme']}://{absolute['authority']}"] = origin
+        return origin, target
+
+
+class _Progress:
+    """How far a request got, for naming what took too long."""
+
+    __slots__ = ("connection", "has_slot")
+
+    def __init__(self) -> None:
+        self.has_slot = False
+        self.connection: Connection | None = None
+
+    def too_late(self) -> type[httpx2.TimeoutException]:
+        if self.connection is not None:
+            return httpx2.WriteTimeout if self.connection.sending else httpx2.ReadTimeout
+        return httpx2.ConnectTimeout if self.has_slot else httpx2.PoolTimeout
+
+
+class _Origin:
+    """One scheme, host and port: its slots, its idle connections with the one used last on the right, its addresses."""
+
+    def __init__(self, scheme: str, host: str, port: int, *, slots: int) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        self.scheme = scheme
+        self.host = host
+        self.name = f"{scheme}://{shown}:{port}"
+        self.host_field = shown if port == _PORTS[scheme] else f"{shown}:{port}"
+        self.slots = trio.Semaphore(slots, max_value=slots)
+        self.idle: deque[Connection] = deque()
+        self._port = port
+        self._limit = slots
+        self._addresses: list[Address] = []
+        self._addresses_end = -math.inf
+        self._looking_up = trio.Lock()
+
+    async def acquire_slot(self) -> None:
+        try:
+            self.slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self.slots.acquire()
+
+    def take_idle(self, idle_s: float) -> Connection | None:
+        """The connection used last that is still good; those found bad on the way are closed."""
+        oldest = trio.current_time() - idle_s
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.idle_since >= oldest and connection.is_quiet():
+                return connection
+            connection.close()
+        return None
+
+    def make_room(self) -> None:
+        """Close the oldest idle connections, so that with the one to be made each has its own slot."""
+        self.close_idle(keep=self.slots.value)
+
+    def close_idle(self, *, until: float = math.inf, keep: int = 0) -> None:
+        """Close the idle connections that were used last at `until` or before, oldest first, but for `keep`."""
+        while len(self.idle) > keep and self.idle[0].idle_since <= until:
+            self.idle.popleft().close()
+
+    async def addresses(self) -> list[Address]:
+        # The lock makes one lookup out of those of a crowd.
+        async with self._looking_up:
+            now = trio.current_time()
+            if now >= self._addresses_end:
+                found = await trio.socket.getaddrinfo(self.host, self._port, type=trio.socket.SOCK_STREAM)
+                self._addresses = _alternate([(family, where) for family, _, _, _, where in found])
+                self._addresses_end = now + ADDRESSES_KEPT_S
+            return self._addresses
+
+    def forget_addresses(self) -> None:
+        self._addresses_end = -math.inf
+
+    def is_used(self) -> bool:
+        return bool(self.idle) or self.slots.value < self._limit
+
+    def statistics(self) -> OriginStatistics:
+        # A slot handed over and the idle connection that its new holder has not taken yet are one.
+        opened = min(self._limit, self._limit - self.slots.value + len(self.idle))
+        return OriginStatistics(opened, len(self.idle), self.slots.statistics().tasks_waiting)
+
+
+def _alternate(addresses: list[Address]) -> list[Address]:
+    """Move the first address of the other family to the second place: where IPv6 is broken, one wait is enough."""
+    for place, (family, _) in enumerate(addresses):
+        if family != addresses[0][0]:
+            return [addresses[0], addresses[place], *addresses[1:place], *addresses[place + 1 :]]
+    return addresses
+
+
+def _target(rest: str) -> str:
+    target = rest.partition("#")[0]
+    if not (target.isascii() and target.isprintable()) or " " in target:
+        raise httpx2.InvalidURL("the URL's path or query has characters that must be percent-encoded")
+    return target if target.startswith("/") else f"/{target}"
+
+
+def _encode(call: Call, host_field: str, target: str) -> bytes:
+    if not (call.method.isascii() and call.method.isalpha()):
+        raise httpx2.LocalProtocolError("the request's method is not a word")
+    if call.body is not None:
+        length = f"Content-Length: {len(call.body)}\r\n"
+    else:
+        length = "" if call.method in _WITHOUT_LENGTH else "Content-Length: 0\r\n"
+    head = f"{call.method} {target} HTTP/1.1\r\nHost: {host_field}\r\n{_fields(call.headers)}{length}\r\n"
+    return head.encode("latin-1") + (call.body or b"")
+
+
+@functools.lru_cache(maxsize=256)
+def _fields(headers: tuple[tuple[str, str], ...]) -> str:
+    """The headers as they are sent. Refuses what could pass for more than one header, or contradict those we add."""
+    names = {name.lower() for name, _ in headers}
+    for name, value in headers:
+        if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+            raise httpx2.LocalProtocolError(
+                f"the request's header {name[:40]!r} has characters that no header may have"
+            )
+    if ours := names & _OURS:
+        raise httpx2.LocalProtocolError(f"the request's header {min(ours)!r} is for the transport to set")
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    if "accept-encoding" not in names:
+        lines.append("Accept-Encoding: identity\r\n")
+    return "".join(lines)

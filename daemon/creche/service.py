@@ -1,0 +1,157 @@
+"""The composition root: the whole program, its start and its stop, on one page.
+
+Start, each step ready before the next: store, journal, timetable, supervisor (which puts back what is unfinished),
+pulse, front. Stop: the front accepts no more; children are cancelled where they stand and their tasks stay in the
+store; listeners get what is in the feed, then 1001; the journal writes what it has; the store closes. Nothing waits for
+a provider, but for creates that are on the wire, and for those only a few seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+from loguru import logger
+
+from creche import __version__
+from creche.config import Config, load
+from creche.edges import logs
+from creche.edges.api import Api
+from creche.edges.stream import Stream
+from creche.edges.systemd import Notifier, take_sockets
+from creche.engine.feed import Feed, Updates
+from creche.engine.journal import Journal
+from creche.engine.live import Tools
+from creche.engine.pulse import Pulse
+from creche.engine.supervisor import Supervisor
+from creche.engine.timetable import Timetable
+from creche.errors import StartError
+from creche.service_parts import (
+    Threads,
+    address_of,
+    algorithms_of,
+    flatten,
+    make_access,
+    make_front,
+    make_heartbeats,
+    make_upstream,
+    open_listeners,
+    open_store,
+    prune_forever,
+)
+from creche.service_view import View
+
+FLUSH_S = 5.0
+"""How long a stop waits for listeners to take what is in the feed, and for answers that are being written."""
+
+
+def run(path: Path | None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; the exit code. Raises `ConfigError`, `StartError`."""
+    config = load(path, os.environ)
+    logs.configure(level=config.log.level, format=config.log.format)
+    notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
+    faults: list[Exception] = []
+    try:
+        trio.run(_serve_until_signalled, config, notifier, take_sockets(os.environ))
+    except* StartError as group:
+        faults += flatten(group)
+    if faults:
+        raise faults[0]
+    return 0
+
+
+async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: list[int]) -> None:
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        async with trio.open_nursery() as nursery:
+            view: View = await nursery.start(serve, config, stop, inherited)
+            # What is alive now stays: the collector need not walk through it again and again (design §10).
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
+            notifier.ready(view.summary())
+            async for number in received:
+                if number != signal.SIGHUP:
+                    break
+                notifier.reloading()
+                view.reload()
+                notifier.ready(view.summary())
+            notifier.stopping()
+            stop.set()
+
+
+async def serve(
+    config: Config,
+    stop: trio.Event,
+    inherited: list[int],
+    *,
+    task_status: trio.TaskStatus[View] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up.
+
+    `inherited` are listening sockets that take the place of the configured ones. Raises `StartError`.
+    """
+    threads = Threads()
+    upstream = make_upstream(config.upstream)
+    heartbeats = make_heartbeats(config.heartbeats)
+    async with open_store(config.store, threads) as store, trio.open_nursery() as ground:
+        journal = Journal(store, run_write=threads.write, run_read=threads.read)
+        floor, head = await journal.read(lambda opened: opened.feed_bounds())
+        pulse = Pulse(heartbeats, wall=time.time)
+        tools = Tools(journal=journal, pulse=pulse, timetable=Timetable(), updates=Updates(), wall=time.time)
+        feed = Feed(journal, identity=store.identity, floor=floor, head=head)
+        supervisor = Supervisor(tools, feed, algorithms_of(config, upstream), max_tasks=config.max_tasks)
+        access = make_access(config.tcp)
+        node = secrets.token_hex(6)
+        stream = Stream(feed=feed, updates=tools.updates, minding=supervisor, access=access, node=node)
+        view = View(config, supervisor=supervisor, tools=tools, feed=feed, stream=stream, upstream=upstream, node=node)
+        api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
+        front = make_front(config, api.handle, stream.serve)
+
+        journal_ended = await _begin(ground, journal.run)
+        await ground.start(tools.timetable.run)
+        minding_ended = await _begin(ground, supervisor.run)
+        await ground.start(pulse.run)
+        ground.start_soon(prune_forever, config.store, journal, feed)
+        async with open_listeners(config, inherited) as listeners:
+            front_ended = await _begin(ground, front.serve, listeners)
+            view.addresses = [address_of(listener) for listener in listeners]
+            logger.info("creche {} is up on {}", __version__, ", ".join(view.addresses))
+            task_status.started(view)
+
+            await stop.wait()
+            logger.info("stopping: {}", view.summary())
+            front.stop()
+            supervisor.stop()
+            await minding_ended.wait()
+            feed.close()
+            with trio.move_on_after(FLUSH_S):
+                await front_ended.wait()
+        journal.close()
+        await journal_ended.wait()
+        await pulse.beat()  # the ended ones must not look alive until the next start
+        if heartbeats is not None:
+            await heartbeats.aclose()
+        await upstream.aclose()
+        ground.cancel_scope.cancel()
+    logger.info("stopped; what is unfinished is minded again at the next start")
+
+
+async def _begin(nursery: trio.Nursery, run: Callable[..., Awaitable[None]], *args: object) -> trio.Event:
+    """Start a service, ready when this returns; the event tells its end."""
+    ended = trio.Event()
+
+    async def run_and_tell(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await run(*args, task_status=task_status)
+        finally:
+            ended.set()
+
+    await nursery.start(run_and_tell, name=getattr(run, "__qualname__", None))
+    return ended

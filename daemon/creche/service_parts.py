@@ -1,0 +1,188 @@
+"""Parts of the composition root: each makes one thing of the configuration."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from loguru import logger
+
+from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection, UpstreamSection
+from creche.config_algorithms import AlgorithmSection
+from creche.core.access import Access
+from creche.core.binding import Binding
+from creche.edges.front import Front, Handle, Limits, Upgrade
+from creche.edges.front_listening import adopt, open_tcp, open_unix, remove_unix
+from creche.edges.heartbeats_redis import RedisHeartbeats
+from creche.edges.http_provider import HttpProvider
+from creche.edges.store_sqlite import SqliteStore
+from creche.edges.upstream import Upstream
+from creche.engine.feed import Feed
+from creche.engine.journal import Journal
+from creche.engine.live import Algorithm
+from creche.errors import StartError, StoreUnavailable
+
+T = TypeVar("T")
+
+PRUNE_EVERY_S = 60.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Threads:
+    """The store's two threads: one writes, one reads, each one function at a time."""
+
+    def __init__(self) -> None:
+        self._writer = trio.CapacityLimiter(1)
+        self._reader = trio.CapacityLimiter(1)
+
+    async def write(self, function: Callable[[], T]) -> T:
+        """Run a function in the writing thread. It cannot be cut short; cancellation waits for it."""
+        return await trio.to_thread.run_sync(function, limiter=self._writer)
+
+    async def read(self, function: Callable[[], T]) -> T:
+        """Run a function in the reading thread, likewise."""
+        return await trio.to_thread.run_sync(function, limiter=self._reader)
+
+
+@asynccontextmanager
+async def open_store(section: StoreSection, threads: Threads) -> AsyncIterator[SqliteStore]:
+    """The store, closed at the end whatever happens. Raises `StartError`."""
+    _make_folder(section.path.parent, 0o700)
+    store = SqliteStore(section.path)
+    await threads.write(store.open)
+    try:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):  # as long as SQLite's last checkpoint takes
+            await threads.write(store.close)
+
+
+async def prune_forever(section: StoreSection, journal: Journal, feed: Feed) -> None:
+    """Apply retention every minute, in steps that hold up no commit for long."""
+    while True:
+        try:
+            while await journal.prune(settled_before=time.time() - section.keep_s, keep=section.keep_count):
+                floor, _ = await journal.read(lambda store: store.feed_bounds())
+                feed.forget_up_to(floor)
+        except StoreUnavailable as exc:
+            logger.debug("retention waits for the store: {}", exc)
+        await trio.sleep(PRUNE_EVERY_S)
+
+
+@asynccontextmanager
+async def open_listeners(config: Config, inherited: list[int]) -> AsyncIterator[list[trio.SocketListener]]:
+    """The Unix socket and the TCP port, taken from systemd where it gave them. Raises `StartError`.
+
+    A Unix socket of our own making is removed at the end; one of systemd's stays, so that clients queue there.
+    """
+    listeners = [adopt(fd) for fd in inherited]
+    given = {listener.socket.family for listener in listeners}
+    section, made = config.socket, None
+    try:
+        if socket.AF_UNIX not in given:
+            _make_folder(section.path.parent, 0o755)
+            unix = open_unix(section.path, mode=section.mode, owner=section.owner, group=section.group)
+            listeners.append(unix)
+            made = section.path.stat().st_ino
+        if config.tcp.enabled and not given & {socket.AF_INET, socket.AF_INET6}:
+            listeners += await open_tcp(config.tcp.host, config.tcp.port)
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+        if made is not None:
+            remove_unix(section.path, made)
+
+
+def address_of(listener: trio.SocketListener) -> str:
+    """As users write it: a path, or a URL."""
+    name = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX:
+        return str(name)
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_front(config: Config, handle: Handle, upgrade: Upgrade) -> Front:
+    """The front. By default only our own names are answered on loopback, against DNS rebinding."""
+    hosts = config.tcp.hosts
+    if config.tcp.host in LOOPBACK:
+        hosts |= frozenset(LOOPBACK)
+    limits = Limits(
+        head_bytes=config.http.max_head_bytes,
+        body_bytes=config.http.max_request_bytes,
+        connections=config.http.max_connections,
+    )
+    return Front(
+        handle=handle, upgrade=upgrade, limits=limits, allowed_uids=config.socket.allow_uids, hosts=hosts or None
+    )
+
+
+def make_access(section: TcpSection) -> Access:
+    """The rules of the TCP listener."""
+    token = section.token.reveal() if section.token is not None else None
+    return Access(token=token, allow_writes=section.allow_writes, origins=section.origins)
+
+
+def make_heartbeats(section: HeartbeatsSection) -> RedisHeartbeats | None:
+    """Redis or Valkey, where one is configured. Raises `StartError`."""
+    if section.url is None:
+        return None
+    try:
+        return RedisHeartbeats(section.url.reveal(), prefix=section.prefix)
+    except ValueError as exc:
+        raise StartError(f"[heartbeats] url: {exc}") from None
+
+
+def make_upstream(section: UpstreamSection) -> Upstream:
+    """The transport to all providers. Raises `StartError`."""
+    context = None
+    if section.ca_file is not None:
+        try:
+            context = ssl.create_default_context(cafile=section.ca_file)
+        except OSError as exc:
+            raise StartError(f"[upstream] ca_file {section.ca_file} cannot be used: {exc}") from exc
+    return Upstream(
+        connections_per_origin=section.connections, max_body_bytes=section.max_answer_bytes, ssl_context=context
+    )
+
+
+def algorithms_of(config: Config, upstream: Upstream) -> dict[str, Algorithm]:
+    """What the engine needs of every algorithm."""
+    return {name: _algorithm(section, upstream) for name, section in config.algorithms.items()}
+
+
+def _algorithm(section: AlgorithmSection, upstream: Upstream) -> Algorithm:
+    secret = section.secret.reveal() if section.secret is not None else None
+    binding = Binding(section.recipe, base=section.base, params=section.params, secret=secret)
+    return Algorithm(
+        name=section.name,
+        provider=HttpProvider(binding, upstream, timeout_s=section.timeout_s),
+        rhythm=section.rhythm,
+        in_flight=section.in_flight,
+        deadline_s=section.deadline_s,
+        on_timeout=section.on_timeout,
+        on_unknown=section.on_unknown,
+    )
+
+
+def flatten(error: BaseException) -> Iterator[Exception]:
+    """The single errors within nested groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from flatten(part)
+    elif isinstance(error, Exception):
+        yield error
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StartError(f"cannot make the folder {path}: {exc.strerror}") from exc

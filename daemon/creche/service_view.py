@@ -1,0 +1,143 @@
+"""What the daemon shows of itself, and its reload."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+
+from loguru import logger
+
+from creche import __version__
+from creche.config import Config, load
+from creche.core import wire
+from creche.edges.metrics import Metrics, Snapshot
+from creche.edges.stream import Stream
+from creche.edges.upstream import Upstream
+from creche.engine.feed import Feed
+from creche.engine.live import Tools
+from creche.engine.supervisor import Supervisor
+from creche.errors import ConfigError
+from creche.service_parts import algorithms_of
+
+RELOADABLE = frozenset({"algorithms", "source"})
+"""Everything else needs a restart, which costs no task anything."""
+
+
+class View:
+    """The daemon as it is now. `addresses` are set once the listeners are up."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        supervisor: Supervisor,
+        tools: Tools,
+        feed: Feed,
+        stream: Stream,
+        upstream: Upstream,
+        node: str,
+    ) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._tools = tools
+        self._feed = feed
+        self._stream = stream
+        self._upstream = upstream
+        self._node = node
+        self._metrics = Metrics(self._snapshot)
+        self._started_at = time.time()
+        self.addresses: list[str] = []
+
+    def summary(self) -> str:
+        """One line for systemd and the log."""
+        return f"minding {sum(self._supervisor.counts().values())} tasks, {len(self._stream)} listeners"
+
+    def reload(self) -> None:
+        """Read the configuration again; running tasks go on. A file with mistakes changes nothing."""
+        try:
+            config = load(self._config.source, os.environ)
+        except ConfigError as exc:
+            for mistake in exc.mistakes:
+                logger.error("not reloaded: {}", mistake)
+            return
+        fields = [name for name in config.__struct_fields__ if name not in RELOADABLE]
+        changed = [name for name in fields if getattr(config, name) != getattr(self._config, name)]
+        if changed:
+            logger.warning("changed, but only a restart puts it in force: {}", ", ".join(changed))
+        self._supervisor.reload(algorithms_of(config, self._upstream))
+        self._config = config
+        logger.info("reloaded: {} algorithms", len(config.algorithms))
+
+    def status(self) -> wire.StatusOut:
+        """For `GET /v1/status`."""
+        counts: Counter[str] = Counter()
+        for (_, status), number in self._supervisor.counts().items():
+            counts[status.value] += number
+        now = time.time()
+        draining = self._supervisor.draining
+        return wire.StatusOut(
+            node=self._node,
+            version=__version__,
+            started_at=wire.utc(self._started_at),
+            uptime_s=round(now - self._started_at, 3),
+            ready=not draining and self._tools.journal.fault is None,
+            draining=draining,
+            tasks=counts,
+            unfinished=counts.total(),
+            conditions=self._supervisor.conditions(),
+            listeners=len(self._stream),
+            heartbeats="process" if self._config.heartbeats.url is None else "redis",
+            cursor=self._feed.cursor(self._feed.head),
+            faults=self._faults(),
+        )
+
+    def algorithms(self) -> list[wire.AlgorithmOut]:
+        """For `GET /v1/algorithms`."""
+        conditions = self._supervisor.conditions()
+        rows = []
+        for section in self._config.algorithms.values():
+            slots = self._supervisor.slots(section.name)
+            rows.append(
+                wire.AlgorithmOut(
+                    name=section.name,
+                    recipe=section.recipe.name,
+                    title=section.recipe.title,
+                    base=section.base,
+                    can_create=section.recipe.create is not None,
+                    can_cancel=section.recipe.cancel is not None,
+                    deadline_s=section.deadline_s,
+                    poll_every_s=section.rhythm.every_s,
+                    limit=section.in_flight,
+                    in_flight=len(slots.holders),
+                    waiting=slots.waiting,
+                    conditions=conditions.get(section.name, {}),
+                )
+            )
+        return rows
+
+    def metrics(self) -> bytes:
+        """For `GET /metrics`."""
+        return self._metrics.expose()
+
+    def _faults(self) -> list[str]:
+        faults = {"store": self._tools.journal.fault, "heartbeats": self._tools.pulse.fault}
+        return [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
+
+    def _snapshot(self) -> Snapshot:
+        names = self._config.algorithms
+        slots = {name: self._supervisor.slots(name) for name in names}
+        return Snapshot(
+            version=__version__,
+            node=self._node,
+            counts=self._supervisor.counts(),
+            conditions=self._supervisor.conditions(),
+            events=self._tools.counts,
+            slots={name: (len(held.holders), held.waiting) for name, held in slots.items()},
+            listeners=len(self._stream),
+            feed_head=self._feed.head,
+            heartbeat_age_s=self._tools.pulse.age_s(),
+            store_fault=self._tools.journal.fault is not None,
+            heartbeats_fault=self._tools.pulse.fault is not None,
+            draining=self._supervisor.draining,
+        )

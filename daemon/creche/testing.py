@@ -1,0 +1,224 @@
+"""Stand-ins for the world, in memory, for tests and simulation; nothing else imports this.
+
+`MemoryStore` runs through the same suite as the real stores, so what holds on it holds on them. Both are for one thread
+and for any clock, a mock one too.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
+
+import msgspec
+import trio
+
+from creche.core.reading import JobStatus, Reading
+from creche.core.task import Job, Task
+from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Write, Written
+from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
+
+T = TypeVar("T")
+
+
+def make_task(task_id: str, **changes: Any) -> Task:  # noqa: ANN401 - any field of a task
+    """A task as it is accepted; its fingerprint is its id, unless told otherwise."""
+    task = Task(id=task_id, algorithm="draw", token=f"token-{task_id}", accepted_at=1.0, fingerprint=task_id)
+    return msgspec.structs.replace(task, **changes)
+
+
+class MemoryStore:
+    """`ports.Store` in dictionaries. While `failing` is True, every method raises `StoreUnavailable`.
+
+    What was written outlives `close`, so the same object opened again is a daemon's restart.
+    """
+
+    def __init__(self) -> None:
+        self.identity = secrets.token_hex(6)
+        self.failing = False
+        self._tasks: dict[str, Task] = {}  # in order of acceptance
+        self._ids: dict[str, str] = {}  # by key
+        self._seqs: dict[str, int] = {}  # by id, in the order of the feed
+        self._floor = 0
+        self._head = 0
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def commit(self, writes: Sequence[Write]) -> list[Written]:
+        """All writes, each answered in order."""
+        self._fail()
+        return [self._write(write) for write in writes]
+
+    def get(self, task_id: str) -> Task | None:
+        """One task, or None."""
+        self._fail()
+        return self._tasks.get(task_id)
+
+    def unfinished(self) -> list[Task]:
+        """Every task without an outcome, in order of acceptance."""
+        self._fail()
+        return [task for task in self._tasks.values() if task.id not in self._seqs]
+
+    def list_tasks(self, query: Query) -> list[Task]:
+        """Tasks by `query`, newest first."""
+        self._fail()
+        tasks = list(reversed(self._tasks.values()))
+        if query.after is not None:
+            if query.after not in self._tasks:
+                return []
+            tasks = tasks[tasks.index(self._tasks[query.after]) + 1 :]
+        return [task for task in tasks if _wanted(query, task)][: query.limit]
+
+    def feed_after(self, seq: int, limit: int) -> list[Entry]:
+        """Entries with a greater `seq`, in order."""
+        self._fail()
+        entries = [Entry(at, self._tasks[task_id]) for task_id, at in self._seqs.items() if at > seq]
+        return entries[:limit]
+
+    def feed_bounds(self) -> tuple[int, int]:
+        """`(floor, head)`."""
+        self._fail()
+        return self._floor, self._head
+
+    def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
+        """Remove settled tasks: the old ones, then those beyond the newest `keep`."""
+        self._fail()
+        settled = [self._tasks[task_id] for task_id in self._seqs]
+        old = sorted((task for task in settled if _settled_at(task) < settled_before), key=_settled_at)
+        beyond = [task for task in settled[: max(0, len(settled) - keep)] if _settled_at(task) >= settled_before]
+        doomed = [*old, *beyond][:limit]
+        for task in doomed:
+            self._floor = max(self._floor, self._seqs.pop(task.id))
+            del self._tasks[task.id]
+        self._ids = {key: task_id for key, task_id in self._ids.items() if task_id in self._tasks}
+        return len(doomed)
+
+    def _fail(self) -> None:
+        if self.failing:
+            raise StoreUnavailable("the store was told to fail")
+
+    def _write(self, write: Write) -> Written:
+        match write:
+            case Accept(task):
+                return self._accept(task)
+            case Save(task):
+                if task.id in self._tasks and task.id not in self._seqs:
+                    self._tasks[task.id] = task
+                return None
+            case Settle(task):
+                return self._settle(task)
+            case _:
+                assert_never(write)
+
+    def _accept(self, task: Task) -> Accepted | KeyConflict:
+        first = self._tasks.get(task.id) or self._tasks.get(self._ids.get(task.key or "", ""))
+        if first is None:
+            self._tasks[task.id] = task
+            if task.key is not None:
+                self._ids[task.key] = task.id
+            return Accepted(task, new=True)
+        if first.fingerprint == task.fingerprint:
+            return Accepted(first, new=False)
+        return KeyConflict(f"key {task.key!r} or id {task.id}: used before, for task {first.id} with other content")
+
+    def _settle(self, task: Task) -> Entry | AlreadySettled:
+        first = self._tasks.get(task.id)
+        if first is None:
+            return AlreadySettled(f"task {task.id} is not in the store")
+        if task.id not in self._seqs:
+            self._head += 1
+            self._seqs[task.id] = self._head
+            self._tasks[task.id] = first = task
+        if first.outcome == task.outcome:
+            return Entry(self._seqs[task.id], first)
+        return AlreadySettled(f"task {task.id} settled before, as {first.status}")
+
+
+def _wanted(query: Query, task: Task) -> bool:
+    return (
+        (not query.statuses or task.status in query.statuses)
+        and query.algorithm in {None, task.algorithm}
+        and query.user in {None, task.user}
+        and query.labels.items() <= task.labels.items()
+    )
+
+
+def _settled_at(task: Task) -> float:
+    return 0.0 if task.settled_at is None else task.settled_at
+
+
+# -- a provider that plays a script ------------------------------------------------------------------
+
+Step: TypeAlias = T | Exception | Callable[..., Awaitable[T]]
+"""What a call does: return a value, raise an error, or await a function of the method's arguments for a value."""
+
+
+class Call(NamedTuple):
+    """One call of a provider: when (`trio.current_time()`), which method, and about which task's or job's id."""
+
+    at: float
+    method: str
+    id: str
+
+
+class FakeProvider:
+    """`ports.Provider` by script: each method takes its steps one after another, and repeats the last one for ever.
+
+    The steps are shared by all tasks; where each needs its own, let a function decide (it may also sleep or wait).
+    Left to itself a provider creates `job-{task id}` and says of every job that it has succeeded; it brings the result
+    that the reading has, and agrees to every cancel. `calls` records every call at its start, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        create: Sequence[Step[Reading]] = (),
+        poll: Sequence[Step[Reading]] = (),
+        fetch: Sequence[Step[Reading]] = (),
+        cancel: Sequence[Step[bool]] = (),
+        repeatable: bool = True,
+    ) -> None:
+        self.repeatable = repeatable
+        self.calls: list[Call] = []
+        self._create = list(create)
+        self._poll = list(poll)
+        self._fetch = list(fetch)
+        self._cancel = list(cancel)
+
+    async def create(self, task: Task) -> Reading:
+        """The next step of `create`; a reading without a job gets `job-{task id}`."""
+        self._note("create", task.id)
+        reading = await _play(self._create, Reading(status=JobStatus.WAITING), task)
+        return reading if reading.job is not None else msgspec.structs.replace(reading, job=f"job-{task.id}")
+
+    async def poll(self, job: Job) -> Reading:
+        """The next step of `poll`."""
+        self._note("poll", job.id)
+        return await _play(self._poll, Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"')), job)
+
+    async def fetch(self, job: Job, reading: Reading) -> Reading:
+        """The next step of `fetch`."""
+        self._note("fetch", job.id)
+        return await _play(self._fetch, msgspec.structs.replace(reading, to_fetch=False), job, reading)
+
+    async def cancel(self, job: Job) -> bool:
+        """The next step of `cancel`."""
+        self._note("cancel", job.id)
+        return await _play(self._cancel, True, job)
+
+    def _note(self, method: str, about: str) -> None:
+        self.calls.append(Call(trio.current_time(), method, about))
+
+
+async def _play(steps: list[Step[T]], default: T, *arguments: object) -> T:
+    await trio.lowlevel.checkpoint()
+    if not steps:
+        return default
+    step = steps.pop(0) if len(steps) > 1 else steps[0]
+    if isinstance(step, Exception):
+        raise step
+    return await step(*arguments) if callable(step) else step
