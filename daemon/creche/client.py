@@ -113,16 +113,35 @@ class Client:
         body = {"action": action} if job is None else {"action": action, "job": job}
         return self._run(self._plans.ask("POST", task_path(task_id, "resolve"), body=body))
 
-    def results(self, since: str | None = None, *, limit: int | None = None, wait_s: float | None = None) -> Json:
-        """Outcomes behind the cursor `since` (None: from now on): `{"results": […], "cursor": …, "resync": …}`."""
-        return self._run(self._plans.results(since, limit, wait_s))
+    def results(
+        self,
+        since: str | None = None,
+        *,
+        algorithm: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        wait_s: float | None = None,
+    ) -> Json:
+        """Some outcomes behind the cursor `since` (None: from now on): `{"results": […], "cursor": …, "resync": …}`.
 
-    def follow(self, since: str | None = None, *, step_s: float = 30.0) -> Iterator[Json]:
+        With `wait_s` an answer without results waits for some, that long. The cursor asks for what follows.
+        """
+        return self._run(self._plans.results(filters(algorithm=algorithm, user=user, labels=labels), since, wait_s))
+
+    def follow(
+        self,
+        since: str | None = None,
+        *,
+        algorithm: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        step_s: float = 30.0,
+    ) -> Iterator[Json]:
         """Outcomes as they happen, without end: what `results` gives, when there is something or `step_s` have passed.
 
         The first comes at once, perhaps empty. The newest `cursor` resumes behind everything that was handed out.
         """
-        return self._each(self._plans.follow(since, step_s))
+        return self._each(self._plans.follow(filters(algorithm=algorithm, user=user, labels=labels), since, step_s))
 
     def algorithms(self) -> list[Json]:
         """What can be submitted to, with limits, load and condition."""

@@ -59,8 +59,8 @@ class ApiError(ClientError):
 class TooSlow(ClientError):
     """The task did not come to rest in the time given; `task` is how it stood last. The daemon goes on minding it."""
 
-    def __init__(self, task: Json, timeout_s: float) -> None:
-        super().__init__(f"task {task['id']} is {task['status']} after {timeout_s:g} s; the daemon goes on minding it")
+    def __init__(self, task: Json) -> None:
+        super().__init__(f"the time is up, and task {task['id']} is {task['status']}; the daemon goes on minding it")
         self.task = task
 
 

@@ -19,6 +19,8 @@ from creche.client_http import ANSWER_S, ApiError, ClientError, Json, Reply, Req
 
 T = TypeVar("T")
 
+Query = Iterable[tuple[str, str]]
+
 AT_REST = frozenset({"succeeded", "failed", "cancelled", "timed_out", "server_failed", "unknown"})
 """The statuses in which nothing more happens by itself."""
 
@@ -70,7 +72,7 @@ class Plans:
         self._clock = clock
         self._reconnect_s = reconnect_s
 
-    def ask(self, method: str, path: str, query: Iterable[tuple[str, str]] = (), body: Json | None = None) -> Plan[Any]:
+    def ask(self, method: str, path: str, query: Query = (), body: Json | None = None) -> Plan[Any]:
         """One exchange, never repeated."""
         return self._once(Request(method, path, tuple(query), b"" if body is None else encode(body)))
 
@@ -97,11 +99,11 @@ class Plans:
             yield Emit(task)
             if task["status"] in AT_REST:
                 return
-            if timeout_s is not None and end_at is not None and self._clock() >= end_at:
-                raise TooSlow(task, timeout_s)
+            if end_at is not None and self._clock() >= end_at:
+                raise TooSlow(task)
             met = True
 
-    def tasks(self, query: Iterable[tuple[str, str]], page_size: int) -> Plan[None]:
+    def tasks(self, query: Query, page_size: int) -> Plan[None]:
         fixed = [*query, ("limit", str(page_size))]
         after: str | None = None
         while True:
@@ -112,15 +114,15 @@ class Plans:
             if after is None:
                 return
 
-    def follow(self, since: str | None, step_s: float) -> Plan[None]:
+    def results(self, query: Query, since: str | None, wait_s: float | None) -> Plan[Json]:
+        return self._once(_results(query, since, wait_s))
+
+    def follow(self, query: Query, since: str | None, step_s: float) -> Plan[None]:
         # The first request does not wait: from here on there is a cursor, and nothing is missed whatever breaks.
-        page = yield from self._repeat(_results(since, None))
+        page = yield from self._repeat(_results(query, since, None))
         while True:
             yield Emit(page)
-            page = yield from self._repeat(_results(page["cursor"], step_s), met=True)
-
-    def results(self, since: str | None, limit: int | None, wait_s: float | None) -> Plan[Json]:
-        return self._once(_results(since, wait_s, limit))
+            page = yield from self._repeat(_results(query, page["cursor"], step_s), met=True)
 
     def _once(self, request: Request, decode: Callable[[bytes], Any] = json.loads) -> Plan[Any]:
         reply = yield request
@@ -183,12 +185,11 @@ def _get(task_id: str, wait_s: float | None, *, with_input: bool = False) -> Req
     return _waiting(task_path(task_id), query, wait_s)
 
 
-def _results(since: str | None, wait_s: float | None, limit: int | None = None) -> Request:
-    query = [(name, str(value)) for name, value in (("since", since), ("limit", limit)) if value is not None]
-    return _waiting("/v1/results", query, wait_s)
+def _results(query: Query, since: str | None, wait_s: float | None) -> Request:
+    return _waiting("/v1/results", query if since is None else [*query, ("since", since)], wait_s)
 
 
-def _waiting(path: str, query: Iterable[tuple[str, str]], wait_s: float | None) -> Request:
+def _waiting(path: str, query: Query, wait_s: float | None) -> Request:
     if wait_s is None or wait_s <= 0:
         return Request("GET", path, tuple(query))
     return Request("GET", path, (*query, ("wait", f"{max(wait_s, 0.001):.3f}s")), limit_s=wait_s + ANSWER_S)

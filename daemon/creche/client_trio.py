@@ -85,13 +85,30 @@ class AsyncClient:
         body = {"action": action} if job is None else {"action": action, "job": job}
         return await self._run(self._plans.ask("POST", task_path(task_id, "resolve"), body=body))
 
-    async def results(self, since: str | None = None, *, limit: int | None = None, wait_s: float | None = None) -> Json:
+    async def results(
+        self,
+        since: str | None = None,
+        *,
+        algorithm: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        wait_s: float | None = None,
+    ) -> Json:
         """As `Client.results`."""
-        return await self._run(self._plans.results(since, limit, wait_s))
+        query = filters(algorithm=algorithm, user=user, labels=labels)
+        return await self._run(self._plans.results(query, since, wait_s))
 
-    def follow(self, since: str | None = None, *, step_s: float = 30.0) -> AsyncGenerator[Json, None]:
+    def follow(
+        self,
+        since: str | None = None,
+        *,
+        algorithm: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        step_s: float = 30.0,
+    ) -> AsyncGenerator[Json, None]:
         """As `Client.follow`."""
-        return self._each(self._plans.follow(since, step_s))
+        return self._each(self._plans.follow(filters(algorithm=algorithm, user=user, labels=labels), since, step_s))
 
     async def algorithms(self) -> list[Json]:
         """As `Client.algorithms`."""

@@ -83,7 +83,7 @@ def default_folder(environ: Mapping[str, str], kind: str) -> Path:
     systemd's RuntimeDirectory and StateDirectory where it gives them; else the user's own XDG folders.
     """
     given, user, fallback = {
-        "run": ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", f"/tmp/creche-{environ.get('USER', 'user')}"),  # noqa: S108
+        "run": ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "/run"),
         "state": ("STATE_DIRECTORY", "XDG_STATE_HOME", str(Path.home() / ".local/state")),
     }[kind]
     if given in environ:

@@ -86,6 +86,7 @@ class View:
             tasks=counts,
             unfinished=counts.total(),
             conditions=self._supervisor.conditions(),
+            listening=self.addresses,
             listeners=len(self._stream),
             heartbeats="process" if self._config.heartbeats.url is None else "redis",
             cursor=self._feed.cursor(self._feed.head),

@@ -62,7 +62,7 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 @click.command("simulate")
-@click.option("--port", type=click.IntRange(0, 65535), default=8788, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8790, show_default=True, help="0 takes a free one.")
 @click.option("--key", help="The API key to demand. Default: none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="What chance does follows from it.")
 def simulate_command(port: int, key: str | None, seed: int) -> Exit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from creche.cli.app import Settings, common_options
@@ -18,21 +20,23 @@ def status_command(settings: Settings, /) -> None:
         print_json(status)
         return
     state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
-    tasks = ", ".join(f"{count} {name}" for name, count in status["tasks"].items() if count)
-    heartbeats = status["heartbeats"]
     print_fields(
         [
             ("daemon", f"creche {status['version']}, {state}, up {span(status['uptime_s'])}"),
             ("node", status["node"]),
-            ("tasks", tasks or "none"),
-            ("live", str(status["live"])),
+            ("unfinished tasks", _counts(status["tasks"]) or "none"),
+            *((f"condition of {name}", _counts(counts)) for name, counts in status["conditions"].items()),
+            ("listening at", ", ".join(status["listening"])),
             ("listeners", str(status["listeners"])),
-            ("store", status["store"]["fault"] or "ok"),
-            ("heartbeats", f"{heartbeats['kind']}, {heartbeats['fault'] or 'ok'}"),
-            *((f"condition of {name}", condition) for name, condition in status["conditions"].items()),
+            ("heartbeats", f"kept in {status['heartbeats']}"),
+            ("cursor", status["cursor"]),
             *(("fault", fault) for fault in status["faults"]),
         ]
     )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 @click.command("algorithms")
@@ -52,11 +56,11 @@ def algorithms_command(settings: Settings, /) -> None:
             [
                 algorithm["name"],
                 algorithm["recipe"],
-                f"{algorithm['in_flight']}/{algorithm['limit']}" if algorithm.get("limit") else algorithm["in_flight"],
+                f"{algorithm['in_flight']}/{algorithm['limit'] or '-'}",
                 algorithm["waiting"],
                 span(algorithm["deadline_s"]),
-                algorithm.get("condition") or "ok",
-                algorithm.get("title"),
+                ", ".join(algorithm["conditions"]) or "ok",
+                algorithm["title"],
             ]
             for algorithm in algorithms
         ),

@@ -17,6 +17,9 @@ from creche.core.task import Status
 
 PAGE = 100
 
+STATUSES = [*(str(status) for status in Status), "unfinished"]
+"""What can be asked for: `unfinished` stands for all that are no end."""
+
 
 @click.command("wait")
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
@@ -32,7 +35,7 @@ def wait_command(settings: Settings, /, task_ids: tuple[str, ...], timeout: floa
 
 
 @click.command("list")
-@click.option("--status", type=click.Choice([str(status) for status in Status]), multiple=True, help="May be repeated.")
+@click.option("--status", type=click.Choice(STATUSES), multiple=True, help="May be repeated.")
 @click.option("--algorithm", help="Only tasks of this algorithm.")
 @click.option("--user", help="Only tasks of this user.")
 @click.option("--label", "labels", type=Label(), multiple=True, help="Only tasks with this label; may be repeated.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
+from typing import TypedDict
 
 import click
 
@@ -15,6 +15,14 @@ from creche.client import Client, Json, Unreachable
 
 RUNNING = ("waiting", "processing", "paused", "cancelling")
 MOST_BARS = 20
+
+
+class Wanted(TypedDict):
+    """Which tasks are watched."""
+
+    algorithm: str | None
+    user: str | None
+    labels: dict[str, str]
 
 
 @click.command("watch")
@@ -41,34 +49,24 @@ def watch_command(
     is missed by it.
     """
     client = settings.client()
+    wanted = Wanted(algorithm=algorithm, user=user, labels=dict(labels))
     seen = 0
     with Bars() as bars:
-        for page in client.follow(since, step_s=LOOK_S if bars.shown else QUIET_LOOK_S):
+        for page in client.follow(since, step_s=LOOK_S if bars.shown else QUIET_LOOK_S, **wanted):
             if page["resync"]:
                 warn("outcomes before these are no longer kept; `creche list` shows the tasks that are")
             for task in page["results"]:
-                if not _matches(task, algorithm, user, dict(labels)):
-                    continue
                 print_json(task) if settings.json else click.echo(_line(task))
                 seen += 1
                 if seen == once:
                     return
             if bars.shown:
-                bars.show(_running(client, algorithm, user, dict(labels)))
+                bars.show(_running(client, wanted))
 
 
-def _matches(task: Json, algorithm: str | None, user: str | None, labels: Mapping[str, str]) -> bool:
-    return (
-        algorithm in {None, task["algorithm"]}
-        and user in {None, task.get("user")}
-        and labels.items() <= task.get("labels", {}).items()
-    )
-
-
-def _running(client: Client, algorithm: str | None, user: str | None, labels: Mapping[str, str]) -> list[Json]:
-    tasks = client.tasks(status=RUNNING, algorithm=algorithm, user=user, labels=labels, page_size=MOST_BARS)
+def _running(client: Client, wanted: Wanted) -> list[Json]:
     try:
-        return list(islice(tasks, MOST_BARS))
+        return list(islice(client.tasks(status=RUNNING, page_size=MOST_BARS, **wanted), MOST_BARS))
     except Unreachable:
         # The daemon restarts; following goes on until it is back or has been away for too long.
         return []

@@ -154,7 +154,7 @@ class Algorithms(msgspec.Struct, frozen=True):
 class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon is. `tasks` counts the unfinished ones by status; `faults` says what is wrong, one line each.
 
-    `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands.
+    `listening` are the socket's path and the URLs; `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands.
     """
 
     node: str
@@ -166,6 +166,7 @@ class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Mapping[str, int]
     unfinished: int
     conditions: Mapping[str, Mapping[str, int]]
+    listening: list[str]
     listeners: int
     heartbeats: str
     cursor: str

@@ -133,9 +133,8 @@ class Api:
 
     async def _submit(self, request: Request, _: Query, __: str) -> Response:
         accepted = await self._supervisor.submit(wire.decode(request.body, wire.TaskIn))
-        task = accepted.task
-        headers = (("Location", f"/v1/tasks/{task.id}"),)
-        return _json(self._out(task), status=202 if accepted.new else 200, headers=headers)
+        headers = (("Location", f"/v1/tasks/{accepted.task.id}"),)
+        return _json(self._row(accepted), status=202 if accepted.new else 200, headers=headers)
 
     async def _submit_batch(self, request: Request, _: Query, __: str) -> Response:
         """Line by line; each line is answered by a task or a problem, in order."""
@@ -150,7 +149,10 @@ class Api:
         return Response(status=200, body=body, content_type="application/x-ndjson")
 
     def _row(self, row: Accepted | CrecheError) -> wire.TaskOut | wire.Problem:
-        return self._out(row.task) if isinstance(row, Accepted) else _problem(row)
+        """A new task as it was accepted, one that a key found as it is now."""
+        if isinstance(row, Accepted):
+            return wire.task_out(row.task) if row.new else self._out(row.task)
+        return _problem(row)
 
     async def _list(self, _: Request, query: Query, __: str) -> Response:
         limit = query.integer("limit", 100, at_most=MAX_PAGE)
@@ -189,11 +191,10 @@ class Api:
 
     async def _results(self, _: Request, query: Query, __: str) -> Response:
         limit = query.integer("limit", 100, at_most=MAX_PAGE)
-        since = query.text("since")
-        reader = self._feed.reader(since or self._feed.start, TaskFilter.from_query(query).matches)
+        reader = self._feed.reader(query.text("since"), TaskFilter.from_query(query).matches)
         items = await reader.next_within(query.seconds("wait", at_most_s=MAX_WAIT_S), limit)
         results = [wire.task_out(item.task) for item in items]
-        return _json(wire.Results(results, reader.cursor, resync=reader.resync and since is not None))
+        return _json(wire.Results(results, reader.cursor, resync=reader.resync))
 
     async def _no_upgrade(self, _: Request, __: Query, ___: str) -> Response:
         response = wire.problem_response(

@@ -20,7 +20,7 @@ _PARAMETERS = {
     "after": "the `after` of the page before",
     "wait": 'answer when the task is at rest (or a result is there), or after this time: "30s", at most five minutes',
     "input": "1: with the task's input",
-    "since": "a cursor; without it from the oldest result that is kept",
+    "since": "a cursor, or `oldest` for everything that is kept; without it from now on",
 }
 
 

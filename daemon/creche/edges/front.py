@@ -41,6 +41,7 @@ _STARVED_PAUSE_S = 0.1
 _STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHOWN_CHARS = 200
 _MALFORMED = "malformed_request"
+_READING = "reading a request"
 _BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -178,7 +179,7 @@ class _Connection:
     """One client and its requests, one after the other."""
 
     def __init__(self, front: Front, stream: trio.SocketStream, hangups: Hangups) -> None:
-        self.doing = "before the first request"
+        self.doing = _READING
         self._front = front
         self._limits = front.limits
         self._stream = stream
@@ -219,7 +220,7 @@ class _Connection:
 
     async def refuse(self, refusal: _Refusal) -> None:
         """Answer, and see to it that the answer arrives: closing on unread bytes would reset the connection."""
-        logger.debug("refused {}: {} {}", self.doing, refusal.response.status, refusal)
+        logger.debug("refused, {}: {}", self.doing, refusal.response.status)
         await self._send(refusal.response, close=True)
         with trio.move_on_after(_LINGER_S):
             await self._stream.send_eof()
@@ -232,6 +233,7 @@ class _Connection:
 
     async def _next_request(self, peer: Peer, wait_s: float) -> Request | None:
         """The next request, whole, but of an upgrade only the head; None when no more comes. Raises `_Refusal`."""
+        self.doing, self._head_only = _READING, False
         self._received = bytearray(self._http.trailing_data[0])
         with trio.move_on_after(wait_s) as self._patience:
             self._idle = not self._received
@@ -247,11 +249,9 @@ class _Connection:
                 return request
             self._patience.deadline = trio.current_time() + self._limits.body_s
             return msgspec.structs.replace(request, body=await self._read_body(request))
-        if self._received:
-            raise _Refusal(408, "request_timeout", "the request did not arrive in time")
-        return (
-            None  # to silence there is nothing to answer: a late 408 would be taken for the answer to the next request
-        )
+        if self._idle:
+            return None  # a 408 might cross the client's next request, and be taken for the answer to it
+        raise _Refusal(408, "request_timeout", "the request did not arrive in time")
 
     async def _receive(self) -> bool:
         """Receive some bytes; False at the end of what the client sends."""
@@ -316,6 +316,7 @@ class _Connection:
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
+            self._received.clear()  # only an upgrade is replayed, and does not come this far
             if len(body) > most:
                 raise _Refusal(413, "too_large", too_large)
         return bytes(body)

@@ -151,8 +151,8 @@ class Hangups:
     ) -> Response | None:
         """What `handle` responds; None when the client on `fd` hung up first."""
         with trio.CancelScope() as scope:
-            self._scopes[fd] = scope
             self._epoll.register(fd, select.EPOLLONESHOT)  # once: it would be reported again until the handler is gone
+            self._scopes[fd] = scope
             try:
                 return await handle(request)
             finally:

@@ -75,6 +75,7 @@ class AnswerReader:
         elif self._header_bytes > self._max_header_bytes or self._other_bytes > self._max_header_bytes:
             self._fault = f"the headers of the provider's answer are larger than {self._max_header_bytes} bytes"
         if self._fault is not None:
+            self.keep_alive = False
             raise httpx2.RemoteProtocolError(self._fault)
 
     def feed_end(self) -> None:

@@ -20,6 +20,9 @@ from creche.engine.ports import Entry
 
 PAGE = 200
 
+OLDEST = "oldest"
+"""The cursor of a reader who wants everything that is kept."""
+
 
 class Item(msgspec.Struct, frozen=True):
     """One outcome as readers get it; `message` is the stream's `result` message, encoded."""
@@ -58,15 +61,12 @@ class Feed:
         """The cursor behind an entry."""
         return f"{self._identity}-{seq}"
 
-    @property
-    def start(self) -> str:
-        """The cursor before the oldest entry that is kept."""
-        return self.cursor(self._floor)
-
     def position(self, cursor: str | None) -> int | None:
-        """What a cursor stands for: None means the head. An unreadable one, or one of another store, is -1 (resync)."""
+        """What a cursor stands for: None means the head, `OLDEST` what is kept. An unreadable one, or one of another store, is -1 (resync)."""
         if cursor is None:
             return None
+        if cursor == OLDEST:
+            return self._floor
         identity, _, seq = cursor.rpartition("-")
         if identity != self._identity or not seq.isdecimal() or len(seq) > 18:  # noqa: PLR2004 - fits 64 bits
             return -1

@@ -248,6 +248,8 @@ class _PollingChild:
                 log = logger.bind(task=task.id, algorithm=task.algorithm)
                 log.warning("{}: the recipe does not know status {!r}", task.id, reading.provider_status)
             task = rules.observe(task, RUNNING[reading.status], reading.provider_status, reading.progress)
+        else:
+            task = msgspec.structs.replace(task, provider_status=reading.provider_status)
         if task.status is not live.task.status or task.job is not live.task.job:
             tools.journal.note(task)
         live.change(task)

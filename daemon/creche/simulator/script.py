@@ -1,4 +1,21 @@
-"""What one job does: the member `simulate` of the body that creates it."""
+"""What one job does: the member `simulate` of the body that creates it. All of its members may be left out:
+
+queue, run, pauses   durations such as "5s": how long it is queued, runs, and is paused in the middle of the run
+end                  "succeeded", "failed", "cancelled", "expired" or "never"
+output               any JSON; without it the body's `prompt`, else {"ok": true}
+message              the error's text, for bad ends
+separate_result      true: the output is only at the result's URL
+statuses             a list of words to show instead of "running"
+latency              a duration, before every answer about the job
+retry_after          seconds, a header of every poll's answer
+errors               {"poll": [500, 0], "result": […], "cancel": […]}: HTTP statuses for the first requests
+create_errors        the same for the first creates; also -1
+lost_reply           true: like a -1 at the end of `create_errors`
+refuse_cancel        true: cancels are answered 422
+tag                  what `GET /v1/stats?tags=1` counts the job under
+
+In lists of HTTP statuses 0 closes the connection instead, and -1 does so with the work done.
+"""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ async def _serve_client(simulator: Simulator, client: socket.socket, epoch: floa
     """One connection to its end, and the one error boundary around it."""
     with client:
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await _converse(simulator, client, epoch)
         except OSError:
             pass  # the client has gone
