@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +31,14 @@ STATUS = {
     "uptime_s": 7300.0,
     "ready": True,
     "draining": False,
-    "tasks": {"processing": 2, "failed": 0, "succeeded": 5},
-    "live": 2,
-    "store": {"fault": None},
-    "heartbeats": {"kind": "redis", "fault": "no connection"},
+    "tasks": {"processing": 2, "waiting": 5},
+    "unfinished": 7,
+    "conditions": {"flux": {"unauthorized": 3}},
+    "listening": ["/run/creche/creche.sock", "http://127.0.0.1:8787"],
     "listeners": 0,
-    "conditions": {"flux": "unauthorized"},
-    "faults": ["heartbeats_unreachable"],
+    "heartbeats": "redis",
+    "cursor": "ab-12",
+    "faults": ["heartbeats: no connection"],
 }
 ALGORITHM = {
     "name": "flux",
@@ -49,7 +50,7 @@ ALGORITHM = {
     "waiting": 4,
     "deadline_s": 3600.0,
     "poll_every_s": 3.0,
-    "condition": None,
+    "conditions": {"throttled": 2},
     "can_create": True,
     "can_cancel": True,
 }
@@ -57,15 +58,19 @@ ALGORITHM = {
 
 @contextmanager
 def process(
-    daemon: FakeDaemon, *args: str, code: str | None = None, **options: object
+    daemon: FakeDaemon,
+    *args: str,
+    code: str | None = None,
+    stdout: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command as a process; ended if it does not end by itself."""
-    env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
-    env |= {"PYTHONPATH": str(SOURCE), "CRECHE_SOCKET": str(daemon.path), "TERM": "xterm-256color", "COLUMNS": "100"}
-    env |= dict(options.pop("env", {}))  # type: ignore[call-overload]
-    what = ["-m", "creche"] if code is None else ["-c", code]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    with subprocess.Popen([sys.executable, *what, *args], env=env, text=True, **pipes) as running:  # type: ignore[call-overload]
+    """The command as a process; ended if it does not end by itself"""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    own = {"PYTHONPATH": str(SOURCE), "CRECHE_SOCKET": str(daemon.path), "TERM": "xterm-256color", "COLUMNS": "100"}
+    command = [sys.executable, *(["-m", "creche"] if code is None else ["-c", code]), *args]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command, env={**inherited, **own, **(env or {})}, stdout=stdout, stderr=subprocess.PIPE, text=True
+    ) as running:
         try:
             yield running
         finally:
@@ -114,7 +119,12 @@ def test_status_is_told_in_words(creche: Run, daemon: FakeDaemon) -> None:
     """The state, the tasks, and every fault and condition are named."""
     daemon.on("GET", "/v1/status", (200, STATUS))
     out = creche("status").out
-    for words in ("creche 0.1.0, ready, up 2h", "2 processing, 5 succeeded", "redis, no connection", "unauthorized"):
+    for words in (
+        "creche 0.1.0, ready, up 2h",
+        "2 processing, 5 waiting",
+        "3 unauthorized",
+        "heartbeats: no connection",
+    ):
         assert words in out
     assert creche("status", "--json").values == [STATUS]
 
@@ -122,15 +132,8 @@ def test_status_is_told_in_words(creche: Run, daemon: FakeDaemon) -> None:
 def test_algorithms_are_a_table(creche: Run, daemon: FakeDaemon) -> None:
     """Each algorithm is a line with its load and condition."""
     daemon.on("GET", "/v1/algorithms", (200, {"algorithms": [ALGORITHM]}))
-    assert creche("algorithms").out.splitlines()[1].split() == [
-        "flux",
-        "replicate",
-        "3/10",
-        "4",
-        "1h",
-        "ok",
-        "Replicate",
-    ]
+    row = creche("algorithms").out.splitlines()[1]
+    assert row.split() == ["flux", "replicate", "3/10", "4", "1h", "2", "throttled", "Replicate"]
     assert creche("algorithms", "--json").values == [ALGORITHM]
 
 
@@ -218,10 +221,10 @@ def test_a_terminal_gets_bars_while_watching(daemon: FakeDaemon) -> None:
     assert "10:01:00  flux  t1  succeeded" in out
 
 
-def on_terminal(daemon: FakeDaemon, *args: str, env: dict[str, str] | None = None) -> str:
+def on_terminal(daemon: FakeDaemon, *args: str, env: Mapping[str, str] | None = None) -> str:
     """What a command writes to a terminal."""
     ours, theirs = pty.openpty()
-    with process(daemon, *args, stdout=theirs, stderr=subprocess.PIPE, env=env or {}) as running:
+    with process(daemon, *args, stdout=theirs, env=env) as running:
         os.close(theirs)
         written = b"".join(_read_terminal(ours))
         assert running.stderr is not None

@@ -94,7 +94,7 @@ def test_the_input_may_be_a_file_or_standard_input(
     ],
 )
 def test_a_mistake_is_told_before_anything_is_sent(
-    creche: Run, daemon: FakeDaemon, tmp_path: Path, text: str, args: list[str], message: str
+    creche: Run, daemon: FakeDaemon, tmp_path: Path, *, text: str, args: list[str], message: str
 ) -> None:
     """A mistake in the command line or a file says where it is, exits with 2, and submits nothing."""
     file = tmp_path / "tasks"
@@ -275,21 +275,24 @@ def test_resolve_says_what_was_decided(creche: Run, daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("args", [["attach"], ["create", "j1"], ["drop", "j1"], ["maybe"]])
 def test_resolve_without_sense_is_refused(creche: Run, daemon: FakeDaemon, args: list[str]) -> None:
-    """attach needs a job, the others take none."""
+    """To attach needs a job, the others take none."""
     assert creche("resolve", "t1", *args).code == 2
     assert daemon.requests == []
 
 
 def test_watch_prints_outcomes_as_they_come(creche: Run, daemon: FakeDaemon) -> None:
-    """Outcomes that match are printed, page after page, until as many as asked for were."""
-    mine = {**SUCCEEDED, "user": "u", "labels": {"a": "b", "c": "d"}}
-    pages = [[], [SUCCEEDED, {**mine, "id": "t2"}], [{**mine, "algorithm": "other"}, {**mine, "id": "t3"}, mine]]
+    """Outcomes are printed, page after page, until as many as asked for were; the daemon is told which are wanted."""
+    pages = [[], [{**SUCCEEDED, "id": "t2"}], [{**FAILED, "id": "t3"}, SUCCEEDED]]
     answers = [(200, {"results": page, "cursor": f"c{n}", "resync": n == 1}) for n, page in enumerate(pages)]
     daemon.on("GET", "/v1/results", *answers)
     ran = creche("watch", "--since", "c", "--algorithm", "flux", "--user", "u", "--label", "a=b", "--once", "2")
-    assert (ran.code, ran.out) == (0, "10:01:00  flux  t2  succeeded\n10:01:00  flux  t3  succeeded\n")
+    assert ran.code == 0
+    lines = [line.split("  ")[:4] for line in ran.out.splitlines()]
+    assert lines == [["10:01:00", "flux", "t2", "succeeded"], ["10:01:00", "flux", "t3", "failed"]]
     assert "no longer kept" in ran.err
-    assert [dict(request.query).get("since") for request in daemon.requests] == ["c", "c0", "c1"]
+    wanted = [("algorithm", "flux"), ("user", "u"), ("label", "a:b")]
+    assert [request.query[:3] for request in daemon.requests] == [wanted] * 3
+    assert [dict(request.query)["since"] for request in daemon.requests] == ["c", "c0", "c1"]
 
 
 def test_watch_as_json_prints_tasks(creche: Run, daemon: FakeDaemon) -> None:

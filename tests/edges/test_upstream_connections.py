@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import socket
 import ssl
@@ -32,7 +31,7 @@ async def provider(handler: Handler, context: ssl.SSLContext | None = None) -> A
     async def guarded(stream: Stream) -> None:
         try:
             await handler(stream)
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             await trio.aclose_forcefully(stream)
 
     with trio.fail_after(10):
@@ -428,7 +427,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 async def test_tls_by_the_system_certificates(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a context of its own the transport trusts the system's authorities, asks for HTTP/1.1, keeps connections."""
+    """Without a context the transport trusts the system's authorities, asks for HTTP/1.1 and keeps connections."""
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     protocols = []
@@ -455,7 +454,7 @@ async def test_large_bodies_pass_whole_both_ways(authority: trustme.CA, *, tls: 
             await stream.send_all(whole(request[1]))
 
     upstream = Upstream(ssl_context=client_context(authority))
-    body = random.Random(1).randbytes(3 << 20)
+    body = b"".join(number.to_bytes(4, "big") for number in range(3 << 18))
     async with provider(echo, server_context(authority) if tls else None) as port:
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
         for _ in range(2):
@@ -487,13 +486,18 @@ async def test_tls_that_cannot_be_trusted_is_a_connect_error(authority: trustme.
 # -- cancelling --------------------------------------------------------------------------------------
 
 
+def open_files() -> int:
+    """How many this process has, sockets included."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_anywhere_nothing_leaks_and_answers_never_mix(authority: trustme.CA, *, tls: bool) -> None:
-    """Thousands of calls for two connections, cancelled at random moments: each answer is its own call's, and in the end
-    all slots are free, no socket is open, and calls work.
+    """Many calls for two connections, cancelled at random moments: each answer is its own call's; in the end all slots
+    are free, calls work, and no socket is left open.
     """
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311 - nobody must be kept from guessing
 
     async def echo(stream: Stream) -> None:
         requests = Requests(stream)
@@ -509,7 +513,7 @@ async def test_cancelled_anywhere_nothing_leaks_and_answers_never_mix(authority:
     numbers = itertools.count()
     answered = cancelled = 0
     end = trio.current_time() + 1.5
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
 
     async def ask(port: int) -> None:
         nonlocal answered, cancelled
@@ -522,7 +526,7 @@ async def test_cancelled_anywhere_nothing_leaks_and_answers_never_mix(authority:
                 fresh=chance.random() < 0.1,
             )
             answer: Answer | None = None
-            with trio.move_on_after(chance.random() * 0.02):
+            with trio.move_on_after(chance.random() * chance.choice([0.002, 0.02, 0.2])):
                 answer = await upstream.send(call, timeout_s=chance.choice([0.5, 60]))
             if answer is None:
                 cancelled += 1
@@ -545,4 +549,4 @@ async def test_cancelled_anywhere_nothing_leaks_and_answers_never_mix(authority:
                 nursery.start_soon(lambda: upstream.send(Call(method="GET", url=url), timeout_s=5))
         await upstream.aclose()
         assert counts(upstream) == (0, 0, 0)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert open_files() <= before

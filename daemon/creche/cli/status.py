@@ -59,7 +59,7 @@ def algorithms_command(settings: Settings, /) -> None:
                 f"{algorithm['in_flight']}/{algorithm['limit'] or '-'}",
                 algorithm["waiting"],
                 span(algorithm["deadline_s"]),
-                ", ".join(algorithm["conditions"]) or "ok",
+                _counts(algorithm["conditions"]) or "ok",
                 algorithm["title"],
             ]
             for algorithm in algorithms

@@ -152,9 +152,12 @@ class Algorithms(msgspec.Struct, frozen=True):
 
 
 class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
-    """How the daemon is. `tasks` counts the unfinished ones by status; `faults` says what is wrong, one line each.
+    """How the daemon is.
 
-    `listening` are the socket's path and the URLs; `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands.
+    `tasks` counts the unfinished ones by status; `faults` says what is wrong, one line each. `listening` are the
+    socket's path and the URLs.
+
+    `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands.
     """
 
     node: str

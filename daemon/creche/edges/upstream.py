@@ -157,12 +157,12 @@ class Upstream:
         return self._ssl_context
 
     def _give_back(self, origin: _Origin, connection: Connection) -> None:
-        if not connection.reusable or self._closed:
-            connection.close()
-            return
         now = trio.current_time()
-        connection.idle_since = now
-        origin.idle.append(connection)
+        if connection.reusable and not self._closed:
+            connection.idle_since = now
+            origin.idle.append(connection)
+        else:
+            connection.close()
         if now >= self._next_sweep:
             self._sweep(now)
 

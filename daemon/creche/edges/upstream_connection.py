@@ -101,9 +101,9 @@ class AnswerReader:
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.keep_alive = False
-        else:
-            self._headers.clear()
+            # Ends the parsing; `feed` knows what it means.
+            raise ValueError("a second answer to one request")
+        self._headers.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + 4

@@ -62,7 +62,10 @@ class Feed:
         return f"{self._identity}-{seq}"
 
     def position(self, cursor: str | None) -> int | None:
-        """What a cursor stands for: None means the head, `OLDEST` what is kept. An unreadable one, or one of another store, is -1 (resync)."""
+        """What a cursor stands for: None means the head, `OLDEST` everything that is kept.
+
+        An unreadable one, or one of another store, is -1, which asks for `resync`.
+        """
         if cursor is None:
             return None
         if cursor == OLDEST:
