@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from creche import __version__
+from creche.errors import CrecheError
 
 Json = dict[str, Any]
 
@@ -22,7 +23,7 @@ _HEAD_BYTES = 64 << 10
 _BUSY = 503
 
 
-class ClientError(Exception):
+class ClientError(CrecheError):
     """Base of what a client raises. `passing`: the same request may succeed a little later."""
 
     passing = False
@@ -34,6 +35,8 @@ class Unreachable(ClientError):
     `there` tells that somebody did listen: then the daemon may have done what was asked for.
     """
 
+    code = "daemon_unreachable"
+
     def __init__(self, message: str, *, there: bool, passing: bool = True) -> None:
         super().__init__(message)
         self.there = there
@@ -44,7 +47,7 @@ class ApiError(ClientError):
     """The daemon refused. `code` is stable; `pointer` leads to the offending part of the body, where there is one."""
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
-        self.code = str(problem.get("code", "error"))
+        self.code = str(problem.get("code", "error"))  # type: ignore[misc]  # the daemon's word counts
         self.detail = str(problem.get("detail", ""))
         self.status = int(problem["status"])
         self.pointer: str | None = next((error.get("pointer") for error in problem.get("errors", [])), None)
@@ -58,6 +61,8 @@ class ApiError(ClientError):
 
 class TooSlow(ClientError):
     """The task did not come to rest in the time given; `task` is how it stood last. The daemon goes on minding it."""
+
+    code = "too_slow"
 
     def __init__(self, task: Json) -> None:
         super().__init__(f"the time is up, and task {task['id']} is {task['status']}; the daemon goes on minding it")

@@ -64,19 +64,19 @@ class MemoryStore:
         return [task for task in self._tasks.values() if task.id not in self._seqs]
 
     def list_tasks(self, query: Query) -> list[Task]:
-        """Tasks by `query`, newest first."""
+        """Tasks by `query`, newest first, without inputs."""
         self._fail()
         tasks = list(reversed(self._tasks.values()))
         if query.after is not None:
             if query.after not in self._tasks:
                 return []
             tasks = tasks[tasks.index(self._tasks[query.after]) + 1 :]
-        return [task for task in tasks if _wanted(query, task)][: query.limit]
+        return [_bare(task) for task in tasks if _wanted(query, task)][: query.limit]
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
-        """Entries with a greater `seq`, in order."""
+        """Entries with a greater `seq`, in order, without inputs."""
         self._fail()
-        entries = [Entry(at, self._tasks[task_id]) for task_id, at in self._seqs.items() if at > seq]
+        entries = [Entry(at, _bare(self._tasks[task_id])) for task_id, at in self._seqs.items() if at > seq]
         return entries[:limit]
 
     def feed_bounds(self) -> tuple[int, int]:
@@ -136,6 +136,10 @@ class MemoryStore:
         if first.outcome == task.outcome:
             return Entry(self._seqs[task.id], first)
         return AlreadySettled(f"task {task.id} settled before, as {first.status}")
+
+
+def _bare(task: Task) -> Task:
+    return msgspec.structs.replace(task, input=None)
 
 
 def _wanted(query: Query, task: Task) -> bool:

@@ -141,7 +141,7 @@ def test_check_prints_what_is_in_force(creche: Run) -> None:
     """Without mistakes the configuration is printed, one value per line, or as one JSON object."""
     ran = creche("check")
     assert ran.code == 0
-    assert "tcp.enabled = True" in ran.out.splitlines()
+    assert {"tcp.enabled = True", "socket.mode = 0660", "algorithms = none"} <= set(ran.out.splitlines())
     assert creche("check", "--json").values[0]["tcp.enabled"] == "True"
 
 
@@ -176,6 +176,16 @@ def test_interruption_is_quiet(daemon: FakeDaemon) -> None:
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     assert (running.returncode, out, err.strip()) == (130, "", "")
+
+
+def test_a_simulated_provider_runs_until_interrupted(daemon: FakeDaemon) -> None:
+    """`creche simulate` says where it listens, and Ctrl-C ends it quietly."""
+    with process(daemon, "simulate", "--port", "0") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("http://127.0.0.1:")
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, out, err) == (130, "", "")
 
 
 def test_a_reader_that_goes_is_no_error(daemon: FakeDaemon) -> None:

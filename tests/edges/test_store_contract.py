@@ -65,7 +65,8 @@ def test_an_accepted_task_can_be_read_back_whole(store: Store) -> None:
     )
     fill(store, task)
     assert (store.get("a"), store.get("nobody")) == (task, None)
-    assert store.unfinished() == store.list_tasks(Query()) == [task]
+    assert store.unfinished() == [task]
+    assert store.list_tasks(Query()) == [msgspec.structs.replace(task, input=None)]
 
 
 def test_an_input_of_a_megabyte_is_kept_verbatim(store: Store) -> None:

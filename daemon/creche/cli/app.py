@@ -8,15 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import creche.cli
 from creche import __version__
 from creche.cli import Exit
-from creche.client import ApiError, Client, TooSlow, Unreachable, default_socket
 from creche.errors import ConfigError, CrecheError
+
+if TYPE_CHECKING:
+    from creche.client import Client
 
 COMMANDS = {
     "serve": ("daemon", "Run the daemon."),
@@ -44,7 +46,9 @@ class Settings:
 
     def client(self) -> Client:
         """A client of the daemon that is meant."""
-        return Client(default_socket() if self.socket is None else self.socket)
+        from creche.client import Client  # noqa: PLC0415 - neither --version nor --help needs it
+
+        return Client(self.socket)
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -95,12 +99,14 @@ class App(click.Group):
             # The interpreter flushes once more at its end; that must not complain either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Exit.CLOSED
-        except (ApiError, Unreachable, TooSlow, CrecheError) as exc:
+        except CrecheError as exc:
             return _report(exc)
         return Exit.OK if code is None else code
 
 
-def _report(exc: Exception) -> Exit:
+def _report(exc: CrecheError) -> Exit:
+    from creche.client import ApiError, TooSlow, Unreachable  # noqa: PLC0415 - as above
+
     for line in str(exc).splitlines():
         click.echo(f"creche: {line}", err=True)
     match exc:

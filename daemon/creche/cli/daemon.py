@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import click
@@ -55,8 +56,12 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, str]]:
         case Mapping() if value:
             for name, item in value.items():
                 yield from _leaves(f"{place}.{name}", item)
-        case Mapping() | None:
+        case AbstractSet() | tuple() if value:
+            yield place, ", ".join(sorted(map(str, value)))
+        case Mapping() | AbstractSet() | tuple() | None:
             yield place, "none"
+        case int() if place.endswith(".mode"):
+            yield place, f"{value:04o}"
         case _:
             yield place, str(value)
 

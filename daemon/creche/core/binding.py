@@ -170,7 +170,7 @@ class Binding:
             progress=step.progress.find(body) if step.progress is not None else None,
             result=raw_at(answer.body, step.result) if status is JobStatus.SUCCEEDED else msgspec.Raw(b"null"),
             partial=partial,
-            message="" if status.running else error_text(body, step.error),
+            message="" if status.running or status is JobStatus.SUCCEEDED else error_text(body, step.error),
             to_fetch=fetch is not None and status in fetch.after,
             ask_again_s=self._hint(step, answer, body),
         )
@@ -197,12 +197,16 @@ class Binding:
             return None
 
     def read_fetch(self, answer: Answer, reading: Reading) -> Reading:
-        """The end with its result, or the failure that the second request revealed."""
+        """The end with its result, or the failure that the second request revealed.
+
+        A job that failed already has nothing to lose: whatever is refused then is read as its message.
+        """
         step = self.recipe.fetch
         assert step is not None, "fetch_call comes first"  # noqa: S101 - a defect of the caller
-        if answer.status in step.failed:
+        succeeded = reading.status is JobStatus.SUCCEEDED
+        if answer.status in step.failed or (not succeeded and _is_refusal(answer.status)):
             message = self._complaint(answer, step.error)
-            status = JobStatus.FAILED if reading.status is JobStatus.SUCCEEDED else reading.status
+            status = JobStatus.FAILED if succeeded else reading.status
             return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             self._raise_for(answer)
@@ -227,8 +231,7 @@ class Binding:
         assert step is not None, "cancel_call comes first"  # noqa: S101 - a defect of the caller
         if answer.status in step.agreed:
             return True
-        refusals = frozenset(range(400, 500)) - _CREDENTIALS - {408, 429}
-        if answer.status in refusals:
+        if _is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
             return False
         self._raise_for(answer)
 
@@ -292,6 +295,11 @@ class Binding:
         return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
 
 
+def _is_refusal(status: int) -> bool:
+    """An error of the request itself: the provider is there, lets us in, and is not too busy."""
+    return 400 <= status < 600 and status not in _CREDENTIALS | _AWAY | {429}  # noqa: PLR2004
+
+
 def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
     values = {name: source.find(answer, body) for name, source in sources.items()}
     return {name: value for name, value in values.items() if value is not None}
@@ -300,6 +308,7 @@ def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str
 def _lines(answer: Answer) -> msgspec.Raw:
     """JSON Lines as one JSON array, each line as the provider wrote it."""
     try:
+        answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
         rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body)}") from exc

@@ -121,14 +121,19 @@ class Poller:
         self._wait_s = min(self._wait_s * self.rhythm.grow, max(self.rhythm.up_to_s, self.rhythm.every_s))
         return Ask(wait_s)
 
-    def bad(self, error: ProviderError, *, dice: float, age_s: float) -> Decision:
-        """An answer that brought no reading, `age_s` seconds after the job became known."""
+    def bad(self, error: ProviderError, *, dice: float, age_s: float, cancelled: str | None = None) -> Decision:
+        """An answer that brought no reading, `age_s` seconds after the job became known.
+
+        `cancelled` is the reason for which it was cancelled, once the provider has agreed: some then forget the job.
+        """
         self.last_error = str(error)
         self._errors += 1
         wait_s = error_wait_s(self.rhythm.every_s, self._errors, error.retry_after_s, dice)
         if isinstance(error, Outage | Throttled | CredentialsRefused):
             return Ask(wait_s, error.code)
         if isinstance(error, JobNotFound):
+            if cancelled is not None:
+                return End(Cancelled(reason=cancelled))
             if age_s < self.rhythm.grace_s:
                 return Ask(min(wait_s, max(0.1, self.rhythm.grace_s - age_s)))
             return End(Failed(reason="job_lost", message=str(error)))

@@ -19,6 +19,9 @@ from creche.errors import RecipeError
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 REPEAT = ("none", "token", "id")
+OURS = frozenset({"task", "token", "user", "job", "input"})
+"""Names that stand for values of creche's own in every template."""
+
 FORMATS = ("json", "jsonl", "text")
 
 
@@ -249,12 +252,14 @@ def _sources(table: Table) -> dict[str, Source]:
 
 def _check_names(recipe: Recipe, root: Table) -> None:
     """Every name that a template uses must be a parameter, a kept value, or one of ours."""
+    for name in sorted(recipe.params.keys() & OURS):
+        root.wrong(f"params.{name}", "this name stands for a value of creche's own; choose another")
     kept = {f"keep.{name}" for step in (recipe.create, recipe.poll) if step is not None for name in step.keep}
     steps = {"create": recipe.create, "poll": recipe.poll, "fetch": recipe.fetch, "cancel": recipe.cancel}
     for place, step in steps.items():
         if step is None:
             continue
-        known = {"task", "token", "user", *recipe.params}
+        known = OURS - {"job", "input"} | recipe.params.keys()
         if place != "create":
             known |= {"job", *kept}
         headers = [name for value in step.headers.values() for name in url_fields(value)]

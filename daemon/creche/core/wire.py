@@ -242,6 +242,7 @@ def problem_response(status: int, code: str, detail: str, *, pointer: str | None
 def decode(body: bytes, type_: type[T]) -> T:
     """Decode a request body. Raises `InvalidRequest` with a pointer to what is wrong."""
     try:
+        body.decode()  # what is passed on verbatim is not looked into otherwise
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at `$")

@@ -20,6 +20,7 @@ from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Wr
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
 _SELECT = "SELECT t.seq, t.record, i.input FROM tasks t LEFT JOIN inputs i USING (pos)"
+_SELECT_BARE = "SELECT t.seq, t.record, NULL FROM tasks t"
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Task)
 
@@ -111,13 +112,13 @@ class SqliteStore:
         return [_task(row) for row in self._read(f"{_SELECT} WHERE t.seq IS NULL ORDER BY t.pos")]
 
     def list_tasks(self, query: Query) -> list[Task]:
-        """Tasks by `query`, newest first. An unknown `after` gives an empty list."""
+        """Tasks by `query`, newest first, without inputs. An unknown `after` gives an empty list."""
         pick, values = _pick(query)
-        return [_task(row) for row in self._read(f"{_SELECT} WHERE t.pos IN ({pick}) ORDER BY t.pos DESC", values)]
+        return [_task(row) for row in self._read(f"{_SELECT_BARE} WHERE t.pos IN ({pick}) ORDER BY t.pos DESC", values)]
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
-        """Entries with a greater `seq`, in order."""
-        rows = self._read(f"{_SELECT} WHERE t.seq > ? ORDER BY t.seq LIMIT ?", (seq, limit))
+        """Entries with a greater `seq`, in order, without inputs."""
+        rows = self._read(f"{_SELECT_BARE} WHERE t.seq > ? ORDER BY t.seq LIMIT ?", (seq, limit))
         return [Entry(row[0], _task(row)) for row in rows]
 
     def feed_bounds(self) -> tuple[int, int]:

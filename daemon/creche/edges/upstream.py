@@ -90,14 +90,17 @@ class Upstream:
         `DecodingError`. No message repeats more of the call than its origin and header names: the rest may be secret.
 
         GET and HEAD are sent once more when the provider closed a kept-alive connection instead of answering.
-        Cancelled or failed, the connection is closed. Raises `trio.ClosedResourceError` after `aclose`.
+        A connection whose exchange was cancelled or broke is closed. Raises `trio.ClosedResourceError` after `aclose`.
         """
         if self._closed:
             raise trio.ClosedResourceError("this transport was closed")
+        now = trio.current_time()
+        if now >= self._next_sweep:
+            self._sweep(now)
         origin, target = self._locate(call.url)
         request = _encode(call, origin.host_field, target)
         progress = _Progress()
-        with trio.CancelScope(deadline=trio.current_time() + timeout_s):
+        with trio.CancelScope(deadline=now + timeout_s):
             await origin.acquire_slot()
             progress.has_slot = True
             try:
@@ -137,9 +140,10 @@ class Upstream:
         origin.make_room()
         try:
             with trio.fail_after(self._connect_timeout_s):
+                context = self._tls() if origin.scheme == "https" else None
                 connected = await dial(await origin.addresses())
-                if origin.scheme == "https":
-                    connected = await secure(connected, self._tls(), origin.host)
+                if context is not None:
+                    connected = await secure(connected, context, origin.host)
         except trio.TooSlowError:
             origin.forget_addresses()
             raise httpx2.ConnectTimeout(f"{origin.name}: no connection within {self._connect_timeout_s:g} s") from None
@@ -157,16 +161,14 @@ class Upstream:
         return self._ssl_context
 
     def _give_back(self, origin: _Origin, connection: Connection) -> None:
-        now = trio.current_time()
         if connection.reusable and not self._closed:
-            connection.idle_since = now
+            connection.idle_since = trio.current_time()
             origin.idle.append(connection)
         else:
             connection.close()
-        if now >= self._next_sweep:
-            self._sweep(now)
 
     def _sweep(self, now: float) -> None:
+        """Close what grew old and forget unused origins, when there is traffic at all."""
         self._next_sweep = now + self._idle_s / 4
         for origin in self._origins.values():
             origin.close_idle(until=now - self._idle_s)

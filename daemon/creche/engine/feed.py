@@ -25,7 +25,7 @@ OLDEST = "oldest"
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One outcome as readers get it; `message` is the stream's `result` message, encoded."""
+    """One outcome as readers get it, without the task's input; `message` is the stream's `result` message, encoded."""
 
     seq: int
     task: Task
@@ -111,8 +111,9 @@ class Feed:
         return [self._item(entry) for entry in entries]
 
     def _item(self, entry: Entry) -> Item:
-        message = Result(cursor=self.cursor(entry.seq), task=task_out(entry.task))
-        return Item(entry.seq, entry.task, msgspec.json.encode(message))
+        task = msgspec.structs.replace(entry.task, input=None)
+        message = Result(cursor=self.cursor(entry.seq), task=task_out(task))
+        return Item(entry.seq, task, msgspec.json.encode(message))
 
     def _trim(self) -> None:
         # A quarter at once: cutting the front of a list for every entry would move the whole tail each time.

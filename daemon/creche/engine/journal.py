@@ -24,6 +24,9 @@ T = TypeVar("T")
 MAX_BATCH = 1000
 RETRY_EVERY_S = 1.0
 
+PRUNE_STEP = 200
+"""Tasks that retention removes at once: a thousand hold up the commits for a tenth of a second (bench/store.py)."""
+
 
 class RunSync(Protocol):
     """Runs a synchronous function where it may block: in a worker thread, or in place when simulated."""
@@ -113,7 +116,7 @@ class Journal:
     async def prune(self, *, settled_before: float, keep: int) -> int:
         """Apply retention to some of what is due; the number of tasks that went. Raises `StoreUnavailable`."""
         return await self._run_write(
-            lambda: self._store.prune(settled_before=settled_before, keep=keep, limit=MAX_BATCH)
+            lambda: self._store.prune(settled_before=settled_before, keep=keep, limit=PRUNE_STEP)
         )
 
     async def probe(self) -> None:

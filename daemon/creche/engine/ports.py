@@ -102,10 +102,10 @@ class Store(Protocol):
         """Every task without an outcome, in order of acceptance."""
 
     def list_tasks(self, query: Query) -> list[Task]:
-        """Tasks by `query`, newest first. An unknown `after` gives an empty list."""
+        """Tasks by `query`, newest first, without their inputs. An unknown `after` gives an empty list."""
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
-        """Entries with a greater `seq`, in order."""
+        """Entries with a greater `seq`, in order; the tasks come without their inputs."""
 
     def feed_bounds(self) -> tuple[int, int]:
         """`(floor, head)`: every entry with floor < seq <= head is there; older ones fell to retention."""

@@ -20,7 +20,7 @@ from loguru import logger
 
 from creche.core import task as rules
 from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, error_wait_s, outcome_of
-from creche.core.reading import Reading
+from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Failed, Job, Outcome, ServerFailed, Status, TimedOut
 from creche.engine.live import LiveTask, Tools
 from creche.engine.ports import Save
@@ -221,16 +221,19 @@ class _PollingChild:
             complete = await live.algorithm.provider.fetch(job, reading)
         except ProviderError as exc:
             decision = self._bad(exc)
-            if isinstance(decision, End):
+            if not isinstance(decision, End):
+                return decision
+            if reading.status is JobStatus.SUCCEEDED:
                 return End(Failed(reason="result_refused", message=str(exc)))
-            return decision
+            return End(outcome_of(reading, live.task.cancel_reason))
         live.recover()
         return End(outcome_of(complete, live.task.cancel_reason))
 
     def _bad(self, error: ProviderError) -> Ask | End:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
-        decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s)
+        cancelled = self._live.task.cancel_reason if self._cancel_agreed else None
+        decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
         self._tools.count("polls", self._live.algorithm.name, error.code)
         self._live.stumble(error, self._poller.failures)
         assert not isinstance(decision, Fetch), "an error brings no reading"  # noqa: S101
