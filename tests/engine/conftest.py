@@ -1,8 +1,210 @@
-"""How the property tests run: the same examples every time, and no deadline that a busy machine could miss."""
+"""How the property tests run; and an engine on a simulated clock which can be stopped, crashed and started again."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
+import msgspec
+import pytest
+import trio
+import trio.testing
+from hypothesis import settings
+from loguru import logger
+from trio._core import _run as trio_run
+
+from creche.core.polling import Rhythm
+from creche.core.task import Status, Task
+from creche.core.wire import TaskIn
+from creche.engine.feed import Feed, Updates
+from creche.engine.journal import Journal
+from creche.engine.live import Algorithm, Tools
+from creche.engine.ports import Heartbeats, Provider
+from creche.engine.pulse import Pulse
+from creche.engine.supervisor import Supervisor
+from creche.engine.timetable import Timetable
+from creche.testing import MemoryStore
+
+# The same examples every time, and no deadline that a busy machine could miss.
 settings.register_profile("creche", deadline=None, derandomize=True, max_examples=60, stateful_step_count=30)
 settings.load_profile("creche")
+
+T = TypeVar("T")
+
+EPOCH_S = 1_800_000_000.0
+"""Unix seconds at which the simulated clock reads 0."""
+
+TOO_LONG_S = 200_000.0
+"""A test that has not ended by then, simulated, never will: the pulse would go on beating for ever."""
+
+
+class Engine:
+    """The engine of a daemon, as the composition root puts it together, over a store that outlives it.
+
+    The store runs in place, between two checkpoints. `crash` cuts everything off where it stands, and from then on
+    nothing is written; `stop` is the orderly end. After either, `start` is a restart.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.store = MemoryStore()
+        self.heartbeats: Heartbeats | None = None
+        self.algorithms: dict[str, Algorithm] = {}
+        self.max_tasks = 10_000
+        self.dice: Callable[[], float] = lambda: 0.5
+        self.around_io: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited before and after each call of the store."""
+        self._nursery = nursery
+        self._ended: trio.Event | None = None
+        self._cut_off = False
+
+    async def start(self, *algorithms: Algorithm) -> None:
+        """Returns when recovered (or crashed meanwhile)."""
+        if algorithms:
+            self.algorithms = {algorithm.name: algorithm for algorithm in algorithms}
+        self._cut_off = False
+        self.journal = Journal(self.store, run_write=self._run_in_place, run_read=self._run_in_place)
+        floor, head = self.store.feed_bounds()
+        self.feed = Feed(self.journal, identity=self.store.identity, floor=floor, head=head)
+        self.pulse = Pulse(self.heartbeats, wall=self.wall)
+        self.tools = Tools(
+            journal=self.journal,
+            pulse=self.pulse,
+            timetable=Timetable(),
+            updates=Updates(),
+            wall=self.wall,
+            dice=lambda: self.dice(),
+        )
+        self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        up = trio.Event()
+        self._nursery.start_soon(self._serve, up, self._ended)
+        await up.wait()
+
+    async def _serve(self, up: trio.Event, ended: trio.Event) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as ground:
+                    ground.start_soon(self.tools.timetable.run)
+                    ground.start_soon(self.pulse.run)
+                    async with trio.open_nursery() as writing:
+                        writing.start_soon(self.journal.run)
+                        async with trio.open_nursery() as minding:
+                            await minding.start(self.supervisor.run)
+                            up.set()
+                        self.feed.close()
+                        self.journal.close()
+                    await self.pulse.beat()
+                    ground.cancel_scope.cancel()
+        finally:
+            up.set()
+            ended.set()
+
+    async def stop(self) -> None:
+        """As SIGTERM."""
+        assert self._ended is not None
+        self.supervisor.stop()
+        await self._ended.wait()
+
+    async def crash(self) -> None:
+        """As SIGKILL: nothing more is written, no request goes on, nobody is told."""
+        if self._ended is None:
+            return
+        self.cut_off()
+        while not self._ended.is_set():
+            for live in list(self.supervisor._live.values()):
+                if live.creating is not None:
+                    live.creating.cancel()
+            with trio.move_on_after(0.001):
+                await self._ended.wait()
+
+    def cut_off(self) -> None:
+        """The beginning of a crash, for use from within the engine."""
+        self._cut_off = True
+        self._scope.cancel()
+
+    async def _run_in_place(self, function: Callable[[], T], /) -> T:
+        await self.around_io()
+        if self._cut_off:
+            await trio.sleep_forever()
+        answer = function()
+        await self.around_io()
+        return answer
+
+    # -- what tests ask for ------------------------------------------------------------------------------
+
+    @staticmethod
+    def wall() -> float:
+        """Unix seconds, simulated."""
+        return EPOCH_S + trio.current_time()
+
+    @staticmethod
+    def algorithm(provider: Provider, name: str = "draw", *, rhythm: Rhythm | None = None, **more: Any) -> Algorithm:  # noqa: ANN401 - any field of an algorithm
+        """An algorithm as the configuration would give it."""
+        return Algorithm(name=name, provider=provider, rhythm=rhythm or Rhythm(), **more)
+
+    async def submit(self, task_id: str = "t", algorithm: str = "draw", **fields: Any) -> Task:  # noqa: ANN401 - any field of a TaskIn
+        """Submit a task, with an input unless it has a job."""
+        if "job" not in fields:
+            fields.setdefault("input", msgspec.Raw(b"{}"))
+        accepted = await self.supervisor.submit(TaskIn(algorithm=algorithm, id=task_id, **fields))
+        return accepted.task
+
+    async def at_rest(self, task_id: str = "t", within_s: float = 10_000.0) -> Task:
+        """The task when it has ended or is unknown; that it comes to rest is part of the assertion."""
+        task = await self.supervisor.wait(task_id, within_s)
+        assert task.ended or task.status is Status.UNKNOWN, f"{task_id} is {task.status} after {within_s} s"
+        return task
+
+    async def result(self, task_id: str = "t", within_s: float = 10_000.0) -> object:
+        """The outcome of a task that comes to one."""
+        return (await self.at_rest(task_id, within_s)).outcome
+
+    def stored(self, task_id: str = "t") -> Task:
+        """The task as a restart would find it."""
+        return self.store._tasks[task_id]
+
+    def feed_ids(self) -> list[str]:
+        """The ids of the settled tasks, in the order of the feed."""
+        return [entry.task.id for entry in self.store.feed_after(0, 100_000)]
+
+    def condition(self, task_id: str = "t") -> str | None:
+        """What the API would show as the task's condition."""
+        found = self.supervisor.live_task(task_id)
+        assert found is not None, f"{task_id} is not live"
+        return found[1].condition
+
+
+@pytest.fixture
+def new_engine() -> type[Engine]:
+    """The class, for tests that bring their own clock and nursery."""
+    return Engine
+
+
+@pytest.fixture
+async def engine(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Engine]:
+    """An engine that is to be started, on a clock that jumps whenever all wait."""
+    engine = Engine(nursery)
+
+    async def watch() -> None:
+        await trio.sleep(TOO_LONG_S)
+        raise trio.TooSlowError(f"not over after {TOO_LONG_S:.0f} simulated seconds")
+
+    nursery.start_soon(watch)
+    yield engine
+    await engine.crash()
+
+
+@pytest.fixture(autouse=True)
+def _same_order_every_time() -> None:
+    """Trio shuffles who runs first; the shuffle is the same in every run."""
+    trio_run._r.seed(0)
+
+
+@pytest.fixture
+def warnings_logged() -> Iterator[list[str]]:
+    """The messages that were logged at WARNING so far."""
+    messages: list[str] = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
+    yield messages
+    logger.remove(sink)
