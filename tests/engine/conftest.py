@@ -72,7 +72,7 @@ class Engine:
             timetable=Timetable(),
             updates=Updates(),
             wall=self.wall,
-            dice=lambda: self.dice(),
+            dice=self.dice,
         )
         self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
         self._scope = trio.CancelScope()

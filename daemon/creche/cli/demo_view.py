@@ -86,10 +86,10 @@ class LiveView:
 
         table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
         for head in ("task", "algorithm", "about", "status", "progress", ""):
-            table.add_column(head, no_wrap=head in {"task", "status"}, max_width=36 if head == "" else None)
+            table.add_column(head, no_wrap=True, overflow="ellipsis")
         for task_id, (algorithm, about, task) in self._rows.items():
             status = task["status"]
-            bar = ProgressBar(total=1.0, completed=task.get("progress") or 0.0, width=24)
+            bar = ProgressBar(total=1.0, completed=task.get("progress") or 0.0, width=16)
             note = told(task) if "settled_at" in task else task.get("last_error") or ""
             style = COLOURS.get(status, "dim")
             table.add_row(
