@@ -197,10 +197,15 @@ class _Reader:
 
     def _heartbeats(self, table: Table) -> HeartbeatsSection:
         url = read_secret(table, "url", self._environ, whole=False)
-        if url is not None and not url.reveal().startswith(("redis://", "rediss://", "unix://")):
-            table.wrong("url", "expected redis://, rediss:// or unix://")
-        elif url is not None and urlsplit(url.reveal()).password and not has_reference(table.text("url")):
-            table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
+        if url is not None:
+            try:
+                parts = urlsplit(url.reveal())
+            except ValueError:
+                parts = urlsplit("")
+            if parts.scheme not in {"redis", "rediss", "unix"}:
+                table.wrong("url", "expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+            elif parts.password and not has_reference(table.text("url")):
+                table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
         section = HeartbeatsSection(url=url, prefix=table.text("prefix", "creche"))
         table.close()
         return section

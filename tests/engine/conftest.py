@@ -123,6 +123,11 @@ class Engine:
         self._cut_off = True
         self._scope.cancel()
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it has crashed."""
+        return self._cut_off
+
     async def _run_in_place(self, function: Callable[[], T], /) -> T:
         await self.around_io()
         if self._cut_off:
@@ -183,7 +188,11 @@ def new_engine() -> type[Engine]:
 
 @pytest.fixture
 async def engine(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Engine]:
-    """An engine that is to be started, on a clock that jumps whenever all wait."""
+    """An engine that is to be started, on a clock that jumps whenever all wait.
+
+    pytest-trio takes a clock only from a test's own arguments, hence each test asks for `autojump_clock` as well.
+    """
+    assert trio.current_time() == 0, "ask for autojump_clock too"
     engine = Engine(nursery)
 
     async def watch() -> None:

@@ -84,7 +84,7 @@ def test_a_cursor_of_another_store_asks_for_a_resync(cursor: str) -> None:
     """As does one that cannot be read."""
     feed = Log(before=5).feed
     assert feed.position(cursor) == -1
-    assert feed.reader(cursor, anything).resync
+    assert feed.reader(cursor, anything).has_missed()
 
 
 async def test_a_reader_without_a_cursor_begins_now() -> None:
@@ -95,7 +95,7 @@ async def test_a_reader_without_a_cursor_begins_now() -> None:
     assert await reader.next_nowait() == []
     log.publish(5, 6)
     assert seqs(await reader.next_nowait()) == [5, 6]
-    assert (reader.cursor, reader.resync) == ("a-b-6", False)
+    assert (reader.cursor, reader.has_missed()) == ("a-b-6", False)
 
 
 async def test_a_reader_with_a_cursor_misses_and_repeats_nothing() -> None:
@@ -145,7 +145,7 @@ async def test_a_cursor_older_than_retention_gets_a_resync() -> None:
     log.entries = log.entries[6:]
     log.feed.forget_up_to(6)
     late, edge = log.feed.reader("a-b-5", anything), log.feed.reader("a-b-6", anything)
-    assert (late.resync, edge.resync) == (True, False)
+    assert (late.has_missed(), edge.has_missed()) == (True, False)
     assert seqs(await late.next_nowait()) == seqs(await edge.next_nowait()) == [7, 8, 9, 10]
 
 
@@ -197,7 +197,7 @@ async def test_the_oldest_cursor_reads_all_that_is_kept() -> None:
     log.entries = log.entries[6:]
     log.feed.forget_up_to(6)
     reader = log.feed.reader(OLDEST, anything)
-    assert not reader.resync
+    assert not reader.has_missed()
     assert seqs(await reader.next_nowait()) == [7, 8, 9, 10]
 
 

@@ -59,7 +59,7 @@ def until(at_s: float, before: Reading | ProviderError, then: Reading) -> FakePr
 # -- the deadline --------------------------------------------------------------------------------------
 
 
-async def test_a_job_that_never_ends_times_out_after_an_hour(engine: Engine) -> None:
+async def test_a_job_that_never_ends_times_out_after_an_hour(engine: Engine, autojump_clock: object) -> None:
     """At 3600 s, not before, and the last poll is made then."""
     provider = FakeProvider(poll=[RUNNING])
     await engine.start(engine.algorithm(provider))
@@ -70,7 +70,7 @@ async def test_a_job_that_never_ends_times_out_after_an_hour(engine: Engine) -> 
     assert times(provider).count(HOUR_S) == 1
 
 
-async def test_it_is_not_timed_out_before(engine: Engine) -> None:
+async def test_it_is_not_timed_out_before(engine: Engine, autojump_clock: object) -> None:
     """A second before the hour it is still minded, and its heart beats."""
     await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING])))
     await engine.submit()
@@ -79,7 +79,7 @@ async def test_it_is_not_timed_out_before(engine: Engine) -> None:
     assert len(engine.pulse) == 1
 
 
-async def test_the_last_poll_s_success_wins(engine: Engine) -> None:
+async def test_the_last_poll_s_success_wins(engine: Engine, autojump_clock: object) -> None:
     """A job that ended between the last poll in the rhythm and the deadline has succeeded."""
     provider = until(HOUR_S - 0.5, RUNNING, DONE)
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(every_s=1000)))
@@ -88,7 +88,7 @@ async def test_the_last_poll_s_success_wins(engine: Engine) -> None:
     assert times(provider) == [0, 1000, 2000, 3000, HOUR_S]
 
 
-async def test_the_last_poll_brings_the_result_too(engine: Engine) -> None:
+async def test_the_last_poll_brings_the_result_too(engine: Engine, autojump_clock: object) -> None:
     """Also where a success needs its second request."""
     provider = until(100, RUNNING, TO_FETCH)
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(every_s=1000), deadline_s=200))
@@ -97,7 +97,7 @@ async def test_the_last_poll_brings_the_result_too(engine: Engine) -> None:
     assert times(provider, "fetch") == [200]
 
 
-async def test_a_poll_that_hangs_is_cut_by_the_deadline(engine: Engine) -> None:
+async def test_a_poll_that_hangs_is_cut_by_the_deadline(engine: Engine, autojump_clock: object) -> None:
     """The deadline does not wait for an answer; the last poll gets ten seconds."""
 
     async def hang(_: Job) -> Reading:
@@ -111,14 +111,16 @@ async def test_a_poll_that_hangs_is_cut_by_the_deadline(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("last", [AnswerError("500"), Outage("away"), RUNNING])
-async def test_only_an_end_counts_at_the_deadline(engine: Engine, last: Reading | ProviderError) -> None:
+async def test_only_an_end_counts_at_the_deadline(
+    engine: Engine, autojump_clock: object, last: Reading | ProviderError
+) -> None:
     """Whatever else the last poll brings, the task has timed out."""
     await engine.start(engine.algorithm(FakeProvider(poll=[last]), rhythm=Rhythm(max_failures=1000), deadline_s=60))
     await engine.submit()
     assert await engine.result() == TimedOut(after_s=60)
 
 
-async def test_five_errors_that_end_at_the_deadline_are_a_time_out(engine: Engine) -> None:
+async def test_five_errors_that_end_at_the_deadline_are_a_time_out(engine: Engine, autojump_clock: object) -> None:
     """The fifth error in a row, coming with the last poll, does not turn the deadline into a failure."""
     provider = FakeProvider(poll=[AnswerError("500")])
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(every_s=10), deadline_s=100))
@@ -129,7 +131,7 @@ async def test_five_errors_that_end_at_the_deadline_are_a_time_out(engine: Engin
 
 @pytest.mark.parametrize(("own", "expected"), [(None, 600.0), ("10m", 600.0), ("90s", 90.0), (7200, 7200.0)])
 async def test_a_task_s_deadline_comes_before_its_algorithm_s(
-    engine: Engine, own: str | float | None, expected: float
+    engine: Engine, autojump_clock: object, own: str | float | None, expected: float
 ) -> None:
     """Per task and per algorithm settable; the task's wins, shorter or longer."""
     await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING]), deadline_s=600))
@@ -140,7 +142,7 @@ async def test_a_task_s_deadline_comes_before_its_algorithm_s(
 
 @pytest.mark.parametrize(("on_timeout", "cancels"), [("leave", []), ("cancel", [60])])
 async def test_a_job_is_left_or_cancelled_at_the_deadline(
-    engine: Engine, on_timeout: str, cancels: list[float]
+    engine: Engine, autojump_clock: object, on_timeout: str, cancels: list[float]
 ) -> None:
     """As `on_timeout` says, after the last poll; the outcome is the same."""
     provider = FakeProvider(poll=[RUNNING])
@@ -150,7 +152,7 @@ async def test_a_job_is_left_or_cancelled_at_the_deadline(
     assert times(provider, "cancel") == cancels
 
 
-async def test_a_job_that_ended_by_the_last_poll_is_not_cancelled(engine: Engine) -> None:
+async def test_a_job_that_ended_by_the_last_poll_is_not_cancelled(engine: Engine, autojump_clock: object) -> None:
     """A deleting request is never sent after an end."""
     provider = until(55, RUNNING, DONE)
     await engine.start(
@@ -161,7 +163,7 @@ async def test_a_job_that_ended_by_the_last_poll_is_not_cancelled(engine: Engine
     assert times(provider, "cancel") == []
 
 
-async def test_the_deadline_begins_with_the_job(engine: Engine) -> None:
+async def test_the_deadline_begins_with_the_job(engine: Engine, autojump_clock: object) -> None:
     """Waiting for a slot, or for a provider that is busy, is not the job's time."""
     provider = FakeProvider(
         create=[Throttled("busy", retry_after_s=1000), Reading(status=JobStatus.WAITING)], poll=[RUNNING]
@@ -175,7 +177,7 @@ async def test_the_deadline_begins_with_the_job(engine: Engine) -> None:
 # -- when to ask ---------------------------------------------------------------------------------------
 
 
-async def test_it_asks_at_once_and_then_every_three_seconds(engine: Engine) -> None:
+async def test_it_asks_at_once_and_then_every_three_seconds(engine: Engine, autojump_clock: object) -> None:
     """The default rhythm."""
     provider = until(14, RUNNING, DONE)
     await engine.start(engine.algorithm(provider))
@@ -185,7 +187,7 @@ async def test_it_asks_at_once_and_then_every_three_seconds(engine: Engine) -> N
 
 
 @pytest.mark.parametrize(("dice", "expected"), [(0.0, 19.0), (1.0, 21.0)])
-async def test_waits_are_spread(engine: Engine, dice: float, expected: float) -> None:
+async def test_waits_are_spread(engine: Engine, autojump_clock: object, dice: float, expected: float) -> None:
     """Half of a tenth up, half down, so that tasks which began together drift apart."""
     engine.dice = lambda: dice
     provider = until(30, RUNNING, DONE)
@@ -195,7 +197,7 @@ async def test_waits_are_spread(engine: Engine, dice: float, expected: float) ->
     assert times(provider) == [0, expected, 2 * expected]
 
 
-async def test_the_first_poll_may_have_to_wait(engine: Engine) -> None:
+async def test_the_first_poll_may_have_to_wait(engine: Engine, autojump_clock: object) -> None:
     """`first_s` after the job is known."""
     provider = until(22, RUNNING, DONE)
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(first_s=20)))
@@ -204,7 +206,7 @@ async def test_the_first_poll_may_have_to_wait(engine: Engine) -> None:
     assert times(provider) == [20, 23]
 
 
-async def test_a_growing_curve(engine: Engine) -> None:
+async def test_a_growing_curve(engine: Engine, autojump_clock: object) -> None:
     """Each wait is longer by `grow`, up to `up_to_s`."""
     provider = until(100, RUNNING, DONE)
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(every_s=2, grow=2, up_to_s=30)))
@@ -213,7 +215,7 @@ async def test_a_growing_curve(engine: Engine) -> None:
     assert waits(provider) == [2, 4, 8, 16, 30, 30, 30]
 
 
-async def test_the_provider_s_hint_wins(engine: Engine) -> None:
+async def test_the_provider_s_hint_wins(engine: Engine, autojump_clock: object) -> None:
     """Over the curve, for this one wait; a tenth of the dice later, never earlier."""
     hint = msgspec.structs.replace(RUNNING, ask_again_s=40.0)
     provider = FakeProvider(poll=[RUNNING, hint, RUNNING, DONE])
@@ -223,7 +225,7 @@ async def test_the_provider_s_hint_wins(engine: Engine) -> None:
     assert times(provider) == [0, 3, 45, 48]
 
 
-async def test_a_hint_with_an_error_wins_too(engine: Engine) -> None:
+async def test_a_hint_with_an_error_wins_too(engine: Engine, autojump_clock: object) -> None:
     """Retry-After of a 429 is obeyed."""
     provider = FakeProvider(poll=[Throttled("busy", retry_after_s=200), DONE])
     await engine.start(engine.algorithm(provider))
@@ -232,7 +234,7 @@ async def test_a_hint_with_an_error_wins_too(engine: Engine) -> None:
     assert times(provider) == [0, 210]
 
 
-async def test_an_attached_job_is_minded_without_a_create(engine: Engine) -> None:
+async def test_an_attached_job_is_minded_without_a_create(engine: Engine, autojump_clock: object) -> None:
     """It exists; polling begins at once."""
     provider = until(5, RUNNING, DONE)
     await engine.start(engine.algorithm(provider))
@@ -241,7 +243,7 @@ async def test_an_attached_job_is_minded_without_a_create(engine: Engine) -> Non
     assert {(call.method, call.id) for call in provider.calls} == {("poll", "theirs")}
 
 
-async def test_what_a_poll_says_is_kept(engine: Engine) -> None:
+async def test_what_a_poll_says_is_kept(engine: Engine, autojump_clock: object) -> None:
     """Values the recipe keeps are in the next poll's job, and survive in the store."""
     seen: list[Job] = []
 
@@ -261,7 +263,7 @@ async def test_what_a_poll_says_is_kept(engine: Engine) -> None:
 # -- errors --------------------------------------------------------------------------------------------
 
 
-async def test_five_answer_errors_in_a_row_give_up(engine: Engine) -> None:
+async def test_five_answer_errors_in_a_row_give_up(engine: Engine, autojump_clock: object) -> None:
     """As `server_failed` with their number, not as a time-out; the last message is told."""
     errors = [AnswerError(f"HTTP 500, number {number}") for number in range(1, 6)]
     provider = FakeProvider(poll=errors)
@@ -271,7 +273,7 @@ async def test_five_answer_errors_in_a_row_give_up(engine: Engine) -> None:
     assert waits(provider) == [3, 6, 12, 24]
 
 
-async def test_a_good_answer_between_forgives_all_errors(engine: Engine) -> None:
+async def test_a_good_answer_between_forgives_all_errors(engine: Engine, autojump_clock: object) -> None:
     """Four errors, a good answer, four errors: minded on, with the wait back at its beginning."""
     four = [AnswerError("500")] * 4
     provider = FakeProvider(poll=[*four, RUNNING, *four, DONE])
@@ -281,7 +283,7 @@ async def test_a_good_answer_between_forgives_all_errors(engine: Engine) -> None
     assert waits(provider) == [3, 6, 12, 24, 3, 3, 6, 12, 24]
 
 
-async def test_errors_in_a_row_are_shown(engine: Engine) -> None:
+async def test_errors_in_a_row_are_shown(engine: Engine, autojump_clock: object) -> None:
     """While they last; a good answer clears them."""
     provider = until(10, AnswerError("HTTP 500"), RUNNING)
     await engine.start(engine.algorithm(provider))
@@ -304,7 +306,9 @@ async def test_errors_in_a_row_are_shown(engine: Engine) -> None:
         (CredentialsRefused("HTTP 401"), "unauthorized"),
     ],
 )
-async def test_ten_minutes_away_fail_nothing(engine: Engine, error: ProviderError, condition: str) -> None:
+async def test_ten_minutes_away_fail_nothing(
+    engine: Engine, autojump_clock: object, error: ProviderError, condition: str
+) -> None:
     """An outage never counts; it is shown as a condition, and noticed to be over within a minute."""
     provider = until(600, error, DONE)
     await engine.start(engine.algorithm(provider))
@@ -317,7 +321,7 @@ async def test_ten_minutes_away_fail_nothing(engine: Engine, error: ProviderErro
     assert engine.supervisor.conditions() == {}
 
 
-async def test_waits_double_up_to_a_minute(engine: Engine) -> None:
+async def test_waits_double_up_to_a_minute(engine: Engine, autojump_clock: object) -> None:
     """While the provider is away."""
     provider = until(300, Outage("away"), DONE)
     await engine.start(engine.algorithm(provider))
@@ -326,7 +330,7 @@ async def test_waits_double_up_to_a_minute(engine: Engine) -> None:
     assert waits(provider) == [3, 6, 12, 24, 48, 60, 60, 60, 60]
 
 
-async def test_an_outage_does_not_forgive_answer_errors(engine: Engine) -> None:
+async def test_an_outage_does_not_forgive_answer_errors(engine: Engine, autojump_clock: object) -> None:
     """Only a good answer does: five of them with outages between are still five without one good answer."""
     provider = FakeProvider(poll=[AnswerError("500"), Outage("away")] * 4 + [AnswerError("500")])
     await engine.start(engine.algorithm(provider))
@@ -334,7 +338,7 @@ async def test_an_outage_does_not_forgive_answer_errors(engine: Engine) -> None:
     assert await engine.result() == ServerFailed(failures=5, message="500")
 
 
-async def test_a_condition_is_over_with_a_good_answer(engine: Engine) -> None:
+async def test_a_condition_is_over_with_a_good_answer(engine: Engine, autojump_clock: object) -> None:
     """The task goes on, and nothing is shown any more."""
     provider = until(20, Outage("away"), RUNNING)
     await engine.start(engine.algorithm(provider))
@@ -345,7 +349,7 @@ async def test_a_condition_is_over_with_a_good_answer(engine: Engine) -> None:
     assert engine.condition() is None
 
 
-async def test_a_condition_is_over_even_if_its_error_said_nothing(engine: Engine) -> None:
+async def test_a_condition_is_over_even_if_its_error_said_nothing(engine: Engine, autojump_clock: object) -> None:
     """Some errors of transports have an empty text."""
     provider = until(20, Outage(""), RUNNING)
     await engine.start(engine.algorithm(provider))
@@ -354,7 +358,7 @@ async def test_a_condition_is_over_even_if_its_error_said_nothing(engine: Engine
     assert engine.condition() is None
 
 
-async def test_a_key_that_is_repaired_loses_nothing(engine: Engine) -> None:
+async def test_a_key_that_is_repaired_loses_nothing(engine: Engine, autojump_clock: object) -> None:
     """Almost an hour of 401 ends in the job's success."""
     provider = until(3500, CredentialsRefused("HTTP 401"), DONE)
     await engine.start(engine.algorithm(provider))
@@ -364,14 +368,14 @@ async def test_a_key_that_is_repaired_loses_nothing(engine: Engine) -> None:
     assert isinstance(await engine.result(), Succeeded)
 
 
-async def test_an_outage_to_the_end_is_a_time_out(engine: Engine) -> None:
+async def test_an_outage_to_the_end_is_a_time_out(engine: Engine, autojump_clock: object) -> None:
     """The deadline bounds everything."""
     await engine.start(engine.algorithm(FakeProvider(poll=[Outage("away")])))
     await engine.submit()
     assert await engine.result() == TimedOut(after_s=HOUR_S)
 
 
-async def test_a_job_that_is_not_known_yet_is_waited_for(engine: Engine) -> None:
+async def test_a_job_that_is_not_known_yet_is_waited_for(engine: Engine, autojump_clock: object) -> None:
     """Within the grace after the create a 404 means nothing, and it is asked again before the grace is over."""
     provider = until(8, JobNotFound("HTTP 404"), DONE)
     await engine.start(engine.algorithm(provider))
@@ -380,7 +384,7 @@ async def test_a_job_that_is_not_known_yet_is_waited_for(engine: Engine) -> None
     assert times(provider) == [0, 3, 9]
 
 
-async def test_a_job_that_is_not_known_after_the_grace_is_lost(engine: Engine) -> None:
+async def test_a_job_that_is_not_known_after_the_grace_is_lost(engine: Engine, autojump_clock: object) -> None:
     """Failed, with the reason."""
     provider = until(5, JobNotFound("too early"), RUNNING)
     await engine.start(engine.algorithm(provider))
@@ -390,7 +394,7 @@ async def test_a_job_that_is_not_known_after_the_grace_is_lost(engine: Engine) -
     assert await engine.result("early") == Failed(reason="job_lost", message="HTTP 404")
 
 
-async def test_a_job_that_is_never_known_is_lost_when_the_grace_is_over(engine: Engine) -> None:
+async def test_a_job_that_is_never_known_is_lost_when_the_grace_is_over(engine: Engine, autojump_clock: object) -> None:
     """Not later."""
     await engine.start(engine.algorithm(FakeProvider(poll=[JobNotFound("HTTP 404")])))
     await engine.submit()
@@ -398,7 +402,7 @@ async def test_a_job_that_is_never_known_is_lost_when_the_grace_is_over(engine: 
     assert trio.current_time() == pytest.approx(10, abs=0.1)
 
 
-async def test_an_unknown_status_goes_on(engine: Engine, warnings_logged: list[str]) -> None:
+async def test_an_unknown_status_goes_on(engine: Engine, autojump_clock: object, warnings_logged: list[str]) -> None:
     """A provider's new word is `processing`, and reported once however often it comes."""
     odd = Reading(status=JobStatus.PROCESSING, provider_status="warming_up", known=False)
     provider = FakeProvider(poll=[odd] * 20 + [DONE])
@@ -413,7 +417,7 @@ async def test_an_unknown_status_goes_on(engine: Engine, warnings_logged: list[s
 # -- the result ----------------------------------------------------------------------------------------
 
 
-async def test_a_success_needs_its_result(engine: Engine) -> None:
+async def test_a_success_needs_its_result(engine: Engine, autojump_clock: object) -> None:
     """Where the recipe says so the job is over only with the result in hand."""
     complete = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'{"n":1}'))
     provider = FakeProvider(poll=[RUNNING, TO_FETCH], fetch=[complete])
@@ -423,7 +427,7 @@ async def test_a_success_needs_its_result(engine: Engine) -> None:
     assert times(provider, "fetch") == [3]
 
 
-async def test_a_result_may_turn_out_to_be_a_failure(engine: Engine) -> None:
+async def test_a_result_may_turn_out_to_be_a_failure(engine: Engine, autojump_clock: object) -> None:
     """Then that is the outcome."""
     provider = FakeProvider(poll=[TO_FETCH], fetch=[Reading(status=JobStatus.FAILED, message="no memory")])
     await engine.start(engine.algorithm(provider))
@@ -431,7 +435,7 @@ async def test_a_result_may_turn_out_to_be_a_failure(engine: Engine) -> None:
     assert await engine.result() == Failed(reason="provider", message="no memory")
 
 
-async def test_a_result_that_cannot_be_had_is_a_failure(engine: Engine) -> None:
+async def test_a_result_that_cannot_be_had_is_a_failure(engine: Engine, autojump_clock: object) -> None:
     """After five errors in a row, long before the deadline; the good polls between them do not forgive."""
     provider = FakeProvider(poll=[TO_FETCH], fetch=[AnswerError("HTTP 500")])
     await engine.start(engine.algorithm(provider))
@@ -440,7 +444,7 @@ async def test_a_result_that_cannot_be_had_is_a_failure(engine: Engine) -> None:
     assert len(times(provider, "fetch")) == 5
 
 
-async def test_an_outage_while_fetching_is_waited_out(engine: Engine) -> None:
+async def test_an_outage_while_fetching_is_waited_out(engine: Engine, autojump_clock: object) -> None:
     """Nothing is lost by it."""
     provider = FakeProvider(poll=[TO_FETCH], fetch=[*[Outage("away")] * 20, DONE])
     await engine.start(engine.algorithm(provider))
@@ -448,7 +452,7 @@ async def test_an_outage_while_fetching_is_waited_out(engine: Engine) -> None:
     assert await engine.result() == Succeeded(result=msgspec.Raw(b"7"))
 
 
-async def test_waits_double_while_the_result_is_out_of_reach(engine: Engine) -> None:
+async def test_waits_double_while_the_result_is_out_of_reach(engine: Engine, autojump_clock: object) -> None:
     """As between any errors, though the polls between them are good."""
     provider = FakeProvider(poll=[TO_FETCH], fetch=[*[Outage("away")] * 4, DONE])
     await engine.start(engine.algorithm(provider))
@@ -460,7 +464,7 @@ async def test_waits_double_while_the_result_is_out_of_reach(engine: Engine) -> 
 # -- cancel --------------------------------------------------------------------------------------------
 
 
-async def test_a_cancel_is_durable_before_it_is_answered(engine: Engine) -> None:
+async def test_a_cancel_is_durable_before_it_is_answered(engine: Engine, autojump_clock: object) -> None:
     """With its reason; the status says that it is under way."""
     await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING])))
     await engine.submit()
@@ -471,7 +475,7 @@ async def test_a_cancel_is_durable_before_it_is_answered(engine: Engine) -> None
     assert (stored.status, stored.cancel_reason) == (Status.CANCELLING, "client")
 
 
-async def test_a_cancel_goes_to_the_provider_at_once(engine: Engine) -> None:
+async def test_a_cancel_goes_to_the_provider_at_once(engine: Engine, autojump_clock: object) -> None:
     """Not at the next poll; and its end is what the provider then says."""
     provider = FakeProvider(poll=[RUNNING, RUNNING, STOPPED])
     await engine.start(engine.algorithm(provider))
@@ -483,7 +487,7 @@ async def test_a_cancel_goes_to_the_provider_at_once(engine: Engine) -> None:
     assert times(provider)[-1] == 4
 
 
-async def test_a_cancel_is_sent_until_the_provider_agrees(engine: Engine) -> None:
+async def test_a_cancel_is_sent_until_the_provider_agrees(engine: Engine, autojump_clock: object) -> None:
     """Errors do not end it; an agreement does."""
     provider = FakeProvider(
         poll=[RUNNING] * 8 + [STOPPED], cancel=[Outage("away"), AnswerError("500"), Throttled("429"), True]
@@ -496,7 +500,7 @@ async def test_a_cancel_is_sent_until_the_provider_agrees(engine: Engine) -> Non
     assert times(provider, "cancel") == [4, 7, 10, 13]
 
 
-async def test_the_provider_s_true_end_is_reported(engine: Engine) -> None:
+async def test_the_provider_s_true_end_is_reported(engine: Engine, autojump_clock: object) -> None:
     """A job that succeeded despite the cancel has succeeded."""
     provider = until(10, RUNNING, DONE)
     await engine.start(engine.algorithm(provider))
@@ -507,7 +511,7 @@ async def test_the_provider_s_true_end_is_reported(engine: Engine) -> None:
     assert engine.stored().cancel_reason == "client"
 
 
-async def test_a_refused_cancel_is_noted(engine: Engine) -> None:
+async def test_a_refused_cancel_is_noted(engine: Engine, autojump_clock: object) -> None:
     """It is not asked again; the job is minded to its own end."""
     provider = FakeProvider(poll=[*[RUNNING] * 20, DONE], cancel=[False])
     await engine.start(engine.algorithm(provider))
@@ -520,7 +524,7 @@ async def test_a_refused_cancel_is_noted(engine: Engine) -> None:
     assert times(provider, "cancel") == [4]
 
 
-async def test_a_provider_that_contradicts_itself_is_not_believed(engine: Engine) -> None:
+async def test_a_provider_that_contradicts_itself_is_not_believed(engine: Engine, autojump_clock: object) -> None:
     """It refused the cancel and then says cancelled: it is asked on until it says something else."""
     provider = FakeProvider(poll=[RUNNING, RUNNING, STOPPED, STOPPED, DONE], cancel=[False])
     await engine.start(engine.algorithm(provider))
@@ -530,14 +534,14 @@ async def test_a_provider_that_contradicts_itself_is_not_believed(engine: Engine
     assert await engine.result() == Succeeded(result=msgspec.Raw(b"7"))
 
 
-async def test_a_job_cancelled_over_there_says_so(engine: Engine) -> None:
+async def test_a_job_cancelled_over_there_says_so(engine: Engine, autojump_clock: object) -> None:
     """Nobody asked for it here."""
     await engine.start(engine.algorithm(FakeProvider(poll=[STOPPED])))
     await engine.submit()
     assert await engine.result() == Cancelled(reason="provider")
 
 
-async def test_cancelling_again_changes_nothing(engine: Engine) -> None:
+async def test_cancelling_again_changes_nothing(engine: Engine, autojump_clock: object) -> None:
     """The same answer, and one request; also when it has been cancelled."""
     provider = FakeProvider(poll=[*[RUNNING] * 5, STOPPED])
     await engine.start(engine.algorithm(provider))
@@ -553,7 +557,9 @@ async def test_cancelling_again_changes_nothing(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", [DONE, Reading(status=JobStatus.FAILED, message="no")])
-async def test_what_has_ended_otherwise_cannot_be_cancelled(engine: Engine, end: Reading) -> None:
+async def test_what_has_ended_otherwise_cannot_be_cancelled(
+    engine: Engine, autojump_clock: object, end: Reading
+) -> None:
     """And says how it ended."""
     await engine.start(engine.algorithm(FakeProvider(poll=[end])))
     await engine.submit()
@@ -562,7 +568,7 @@ async def test_what_has_ended_otherwise_cannot_be_cancelled(engine: Engine, end:
         await engine.supervisor.cancel("t")
 
 
-async def test_a_cancel_that_is_never_agreed_to_ends_with_the_deadline(engine: Engine) -> None:
+async def test_a_cancel_that_is_never_agreed_to_ends_with_the_deadline(engine: Engine, autojump_clock: object) -> None:
     """Nothing waits for ever."""
     provider = FakeProvider(poll=[RUNNING], cancel=[Outage("away")])
     await engine.start(engine.algorithm(provider, deadline_s=60))

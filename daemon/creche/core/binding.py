@@ -58,10 +58,10 @@ class Binding:
         self._secret = secret
         self._params = dict(params)
         self._texts = {name: as_text(value) for name, value in params.items()}
-        self._headers = {"Accept": "application/json", "User-Agent": "creche", **recipe.headers}
-        self._credentials = (
-            {name: fill_text(value, {"secret": secret}) for name, value in recipe.credentials.items()} if secret else {}
-        )
+        credentials = recipe.credentials.items() if secret else ()
+        self._credentials = [(name, fill_text(value, {"secret": secret or ""})) for name, value in credentials]
+        steps = (recipe.create, recipe.poll, recipe.fetch, recipe.cancel)
+        self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
         self._trusted = {_origin(url) for url in (base, *recipe.origins)}
 
     # -- create --
@@ -80,6 +80,8 @@ class Binding:
             call = self._call(step, self._names(task_id=task.id, token=task.token, user=task.user), task.input)
         except MissingValue as exc:
             raise CreateRefused(f'the create request needs a value for "{exc.args[0]}"') from exc
+        except msgspec.DecodeError as exc:
+            raise CreateRefused(f"the input cannot be taken apart: {exc}") from exc
         # Without a way to repeat it, a loss must not be mistaken for a stale kept-alive connection.
         return call if step.repeat != "none" else msgspec.structs.replace(call, fresh=True)
 
@@ -162,15 +164,17 @@ class Binding:
             known = word in step.statuses
             status = step.statuses.get(word, JobStatus.PROCESSING)
         fetch = self.recipe.fetch
+        succeeded = status is JobStatus.SUCCEEDED
         return Reading(
             status=status,
             provider_status=word[:100] if word is not None else None,
             known=known,
             keep=_found(step.keep, answer, body),
             progress=step.progress.find(body) if step.progress is not None else None,
-            result=raw_at(answer.body, step.result) if status is JobStatus.SUCCEEDED else msgspec.Raw(b"null"),
+            # A rule may read a success off the HTTP status of an answer that is no JSON.
+            result=raw_at(answer.body, step.result) if succeeded and body is not None else msgspec.Raw(b"null"),
             partial=partial,
-            message="" if status.running or status is JobStatus.SUCCEEDED else error_text(body, step.error),
+            message="" if status.running or succeeded else error_text(body, step.error),
             to_fetch=fetch is not None and status in fetch.after,
             ask_again_s=self._hint(step, answer, body),
         )
@@ -262,14 +266,13 @@ class Binding:
     def _call(self, step: Step, names: Mapping[str, str], task_input: msgspec.Raw | None) -> Call:
         target = fill_url(step.url, names)
         url = self._base + target if target.startswith("/") else target
-        headers = {**self._headers, **{name: fill_text(value, names) for name, value in step.headers.items()}}
+        headers = [(name, fill_text(value, names)) for name, value in self._headers[id(step)]]
         if _origin(url) in self._trusted:
-            headers.update(self._credentials)
+            headers += self._credentials
         body = None
         if step.body is not None:
             body = fill_body(step.body, {**names, **self._params}, task_input)
-            headers.setdefault("Content-Type", "application/json")
-        return Call(method=step.method, url=url, headers=tuple(headers.items()), body=body)
+        return Call(method=step.method, url=url, headers=tuple(headers), body=body)
 
     def _raise_for(self, answer: Answer) -> NoReturn:
         message, hint_s = self._complaint(answer), retry_after_s(answer)
@@ -293,6 +296,15 @@ class Binding:
         if self._secret:
             text = text.replace(self._secret, "***")
         return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
+
+
+def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
+    """Header templates of one step: ours, then the recipe's, then the step's; names differ by more than case."""
+    ours = {"Accept": "application/json", "User-Agent": "creche"}
+    if step.body is not None:
+        ours["Content-Type"] = "application/json"
+    merged = {name.lower(): (name, value) for name, value in ({**ours, **recipe.headers, **step.headers}).items()}
+    return tuple(merged.values())
 
 
 def _is_refusal(status: int) -> bool:

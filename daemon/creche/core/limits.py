@@ -18,7 +18,7 @@ class Slots:
         self._capacity = capacity
         self._holders: set[str] = set()
         self._queue: list[tuple[int, int, str]] = []
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, int] = {}
         self._arrivals = itertools.count()
 
     @property
@@ -43,14 +43,14 @@ class Slots:
         if self._has_room() and not self._waiting:
             self._holders.add(task_id)
             return True
-        heapq.heappush(self._queue, (-priority, next(self._arrivals), task_id))
-        self._waiting.add(task_id)
+        arrival = self._waiting[task_id] = next(self._arrivals)
+        heapq.heappush(self._queue, (-priority, arrival, task_id))
         return False
 
     def release(self, task_id: str) -> list[str]:
         """Give the slot back, or leave the queue. Returns who has a slot now that had none."""
         self._holders.discard(task_id)
-        self._waiting.discard(task_id)
+        self._waiting.pop(task_id, None)
         return self._promote()
 
     def resize(self, capacity: int | None) -> list[str]:
@@ -61,9 +61,9 @@ class Slots:
     def _promote(self) -> list[str]:
         promoted = []
         while self._waiting and self._has_room():
-            _, _, task_id = heapq.heappop(self._queue)
-            if task_id in self._waiting:  # those that left are still in the heap
-                self._waiting.remove(task_id)
+            _, arrival, task_id = heapq.heappop(self._queue)
+            if self._waiting.get(task_id) == arrival:  # those that left are still in the heap
+                del self._waiting[task_id]
                 self._holders.add(task_id)
                 promoted.append(task_id)
         return promoted

@@ -65,9 +65,12 @@ Decision = Ask | End | Fetch
 
 
 def error_wait_s(every_s: float, errors: int, hint_s: float | None, dice: float) -> float:
-    """Seconds to wait after the `errors`-th error in a row: doubling from `every_s`, or the provider's hint."""
+    """Seconds to wait after the `errors`-th error in a row: doubling from `every_s`, or the provider's hint.
+
+    A hint of no time at all is not followed: it would be a busy loop against a provider in trouble.
+    """
     if hint_s is not None:
-        return hint_s * (1 + SPREAD * dice)
+        return max(hint_s, min(every_s, 1.0)) * (1 + SPREAD * dice)
     wait_s = min(every_s * 2.0 ** min(errors - 1, 20), max(every_s, ERROR_WAIT_MAX_S))
     return wait_s * (1 - SPREAD / 2 + SPREAD * dice)
 
@@ -91,11 +94,22 @@ class Poller:
     """The polling rules applied to one job."""
 
     def __init__(self, rhythm: Rhythm) -> None:
-        self.rhythm = rhythm
+        self._rhythm = rhythm
         self.failures = 0
         self.last_error = ""
         self._errors = 0
         self._wait_s = rhythm.every_s
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """How often to ask. A changed one (the configuration was read again) begins its curve anew."""
+        return self._rhythm
+
+    @rhythm.setter
+    def rhythm(self, rhythm: Rhythm) -> None:
+        if rhythm is not self._rhythm:
+            self._rhythm = rhythm
+            self._wait_s = rhythm.every_s
 
     def good(
         self,
@@ -110,11 +124,12 @@ class Poller:
         A provider that refused our cancel and then says "cancelled" contradicts itself (BentoML's local server
         does, and the job then completes), so it is asked on until it says something else or the deadline passes.
         """
-        self.failures = self._errors = 0
-        self.last_error = ""
         doubtful = cancel_refused and reading.status is JobStatus.CANCELLED
         if not reading.status.running and not doubtful:
+            # An end that is yet to be fetched forgives nothing: else failing fetches would never add up.
             return Fetch(reading) if reading.to_fetch else End(outcome_of(reading, cancel_reason))
+        self.failures = self._errors = 0
+        self.last_error = ""
         if reading.ask_again_s is not None:
             return Ask(max(0.05, reading.ask_again_s * (1 + SPREAD * dice)))
         wait_s = self._wait_s * (1 - SPREAD / 2 + SPREAD * dice)

@@ -97,7 +97,10 @@ class Progress(msgspec.Struct, frozen=True):
         whole = point(body, self.of) if isinstance(self.of, str) else self.of
         if not _is_number(done) or not _is_number(whole) or not whole > 0:
             return None
-        return min(1.0, max(0.0, float(done / whole)))
+        try:
+            return min(1.0, max(0.0, float(done / whole)))
+        except OverflowError:
+            return None
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -121,7 +124,9 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def as_text(value: object) -> str:
-    """A JSON value as recipes compare it: true, 7 and "7" are written `true`, `7` and `7`."""
+    """A JSON value as recipes compare it: true, null, 7 and "7" are written `true`, `null`, `7` and `7`."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -183,7 +188,7 @@ def retry_after_s(answer: Answer) -> float | None:
     try:
         until = _aware(parsedate_to_datetime(value))
         now = _aware(parsedate_to_datetime(answer.headers["date"]))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return min(max(0.0, (until - now).total_seconds()), _HINT_LIMIT_S)
 

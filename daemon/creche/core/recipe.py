@@ -130,6 +130,7 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
     )
     auth.close()
     root.close()
+    _check_credentials(recipe, root)
     _check_names(recipe, root)
     if mistakes:
         raise RecipeError(mistakes)
@@ -250,6 +251,13 @@ def _sources(table: Table) -> dict[str, Source]:
     return {name: source for name, source in found.items() if source is not None}
 
 
+def _check_credentials(recipe: Recipe, root: Table) -> None:
+    for name, value in recipe.credentials.items():
+        for field in url_fields(value):
+            if field != "secret":
+                root.wrong(f"auth.{name}", f'"{field}" is not known here; only {{secret}} is')
+
+
 def _check_names(recipe: Recipe, root: Table) -> None:
     """Every name that a template uses must be a parameter, a kept value, or one of ours."""
     for name in sorted(recipe.params.keys() & OURS):
@@ -259,9 +267,7 @@ def _check_names(recipe: Recipe, root: Table) -> None:
     for place, step in steps.items():
         if step is None:
             continue
-        known = OURS - {"job", "input"} | recipe.params.keys()
-        if place != "create":
-            known |= {"job", *kept}
+        known = recipe.params.keys() | (OURS - {"job", "input"} if place == "create" else {"job", *kept})
         headers = [name for value in step.headers.values() for name in url_fields(value)]
         unknown = [name for name in [*url_fields(step.url), *headers] if name not in known]
         unknown += sorted(f"${name}" for name in body_fields(step.body) - known - {"input"})
@@ -316,6 +322,8 @@ def _progress(value: object) -> Progress | None:
         if value.keys() - {"pointer", "of"}:
             raise ValueError('expected "pointer" and "of"')
         of = value.get("of", 1.0)
+        if not isinstance(of, str | int | float) or isinstance(of, bool):
+            raise ValueError('expected a number or a pointer for "of"')  # noqa: TRY004
         whole = _pointer(of) if isinstance(of, str) else float(of)
         return Progress(pointer=_pointer(value.get("pointer")), of=whole)
     return Progress(pointer=_pointer(value))
@@ -347,6 +355,6 @@ def _equals(value: object) -> tuple[tuple[str, frozenset[str]], ...]:
 def _ends(value: object) -> frozenset[JobStatus]:
     ends = {status.value: status for status in JobStatus if not status.running}
     words = value if isinstance(value, list) else [value]
-    if not all(word in ends for word in words):
+    if not all(isinstance(word, str) and word in ends for word in words):
         raise ValueError(f"expected some of {', '.join(sorted(ends))}")
     return frozenset(ends[str(word)] for word in words)

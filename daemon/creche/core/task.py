@@ -244,6 +244,8 @@ def create_anew(task: Task, token: str) -> Task:
 
 def settle(task: Task, outcome: Outcome, now: float) -> Task:
     """Give the task its one outcome."""
+    if task.outcome is not None:
+        raise IllegalMove(f"task {task.id} has its outcome: {task.status}")
     status = status_of(outcome)
     _move(task, status)
     progress = 1.0 if isinstance(outcome, Succeeded) else task.progress

@@ -59,7 +59,10 @@ def fill_url(template: str, values: Mapping[str, str]) -> str:
         reserved, name = match.groups()
         if name not in values:
             raise MissingValue(name)
-        return quote(values[name], safe=_RESERVED if reserved else "")
+        value = values[name]
+        if not reserved and value in {".", ".."}:
+            return value.replace(".", "%2E")  # as a path segment they would mean another place
+        return quote(value, safe=_RESERVED if reserved else "")
 
     return _FIELD.sub(expand, template)
 

@@ -22,9 +22,16 @@ from creche.errors import InvalidRequest
 
 T = TypeVar("T")
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-TaskId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$", description="1 to 64 characters")]
-JobId = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, description="the provider's id of a job")]
+_PLAIN = r"^[^\x00-\x1f\x7f]*(?!\n)$"
+"""No control characters: these values go into logs and headers. (`$` alone would let a last line feed through.)"""
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_PLAIN)]
+TaskId = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}(?!\n)$", description="1 to 64 characters")
+]
+JobId = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=2000, pattern=_PLAIN, description="the provider's id of a job")
+]
 
 MAX_LABELS = 32
 MAX_DEADLINE_S = 400 * 86400.0
@@ -52,9 +59,9 @@ class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     labels: dict[Name, Annotated[str, msgspec.Meta(max_length=200)]] = {}
     deadline: str | float | None = None
     start_at: datetime | None = None
-    traceparent: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = (
-        None
-    )
+    traceparent: (
+        Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\n)$")] | None
+    ) = None
     priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
 
 
@@ -249,7 +256,8 @@ def decode(body: bytes, type_: type[T]) -> T:
         pointer = _path_to_pointer(path.rstrip("`"))
         unknown = re.search(r"unknown field `(.*)`", message)
         if unknown:
-            message += suggestion(unknown[1], (field.encode_name for field in _fields(type_)))
+            if not pointer:
+                message += suggestion(unknown[1], (field.encode_name for field in _fields(type_)))
             pointer = f"{pointer}/{_escape(unknown[1])}"
         raise InvalidRequest(message, pointer=pointer) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -288,8 +296,11 @@ def seconds_of(value: str | float, pointer: str) -> float:
 
 
 def fingerprint(task: TaskIn) -> str:
-    """What makes two submits the same: everything but the id under which the task is kept."""
-    content = msgspec.json.encode(msgspec.structs.replace(task, id=None))
+    """What makes two submits the same: everything but the id under which the task is kept, and the trace.
+
+    A repetition may have a new span, and its labels in another order.
+    """
+    content = msgspec.json.encode(msgspec.structs.replace(task, id=None, traceparent=None), order="deterministic")
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -194,7 +194,7 @@ class Api:
         reader = self._feed.reader(query.text("since"), TaskFilter.from_query(query).matches)
         items = await reader.next_within(query.seconds("wait", at_most_s=MAX_WAIT_S), limit)
         results = [wire.task_out(item.task) for item in items]
-        return _json(wire.Results(results, reader.cursor, resync=reader.resync))
+        return _json(wire.Results(results, reader.cursor, resync=reader.has_missed()))
 
     async def _no_upgrade(self, _: Request, __: Query, ___: str) -> Response:
         response = wire.problem_response(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loguru import Message, Record
 
 _TALKATIVE = ("httpx2", "httpcore2", "h2", "hpack", "trio_websocket", "redis")
+_CONTROLS = dict.fromkeys([*range(32), 127], "\N{REPLACEMENT CHARACTER}")
 _PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "SUCCESS": 5, "INFO": 6}
 
 
@@ -25,6 +26,7 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (stderr). `format`: `text`, `json`, or `auto`: for journald where it listens, else text."""
     stream = stream or sys.stderr
     logger.remove()
+    logger.configure(patcher=_defuse)
     if format == "json":
         logger.add(lambda message: _write_json(message, stream), level=level, format="{message}", backtrace=False)
     elif format == "auto" and _journald_listens(stream):
@@ -36,6 +38,11 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
     logging.captureWarnings(capture=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _defuse(record: Record) -> None:
+    """Control characters in what providers and clients say must not forge lines or steer terminals."""
+    record["message"] = record["message"].translate(_CONTROLS)
 
 
 class _ToLoguru(logging.Handler):

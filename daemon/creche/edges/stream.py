@@ -102,17 +102,21 @@ class Stream:
         self, connection: WebSocketConnection, reader: Reader, updates: Callable[[Task], bool] | None
     ) -> None:
         await _send(connection, msgspec.json.encode(Hello(cursor=reader.cursor, node=self._node, version=__version__)))
-        if reader.resync:
-            await _send(connection, msgspec.json.encode(Resync(cursor=reader.cursor)))
         async with trio.open_nursery() as nursery:
             if updates is not None:
                 nursery.start_soon(self._tell_updates_forever, connection, self._updates.watch(updates))
+            await self._tell_if_missed(connection, reader)
             while items := await reader.next():
+                await self._tell_if_missed(connection, reader)
                 for item in items:
                     await _send(connection, item.message)
             nursery.cancel_scope.cancel()
         with trio.fail_after(SEND_S):
             await connection.aclose(GOING_AWAY, "the daemon stops; resume with since=CURSOR")
+
+    async def _tell_if_missed(self, connection: WebSocketConnection, reader: Reader) -> None:
+        if reader.has_missed():
+            await _send(connection, msgspec.json.encode(Resync(cursor=reader.cursor)))
 
     async def _tell_updates_forever(self, connection: WebSocketConnection, watcher: Watcher) -> None:
         try:

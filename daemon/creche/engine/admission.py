@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 from typing import NoReturn
 
 import msgspec
@@ -14,7 +16,7 @@ from creche.core.document import suggestion
 from creche.core.polling import Rhythm
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
-from creche.core.wire import JobIn, TaskIn, fingerprint, seconds_of
+from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
 from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
 
@@ -29,8 +31,7 @@ def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> T
         raise InvalidRequest('expected either "input" (create a job) or "job" (attach to one)', pointer="")
     if task_in.start_at is not None and task_in.job is not msgspec.UNSET:
         raise InvalidRequest('"start_at" is for jobs that are yet to be created', pointer="/start_at")
-    if task_in.start_at is not None and task_in.start_at.tzinfo is None:
-        raise InvalidRequest('expected a time with its zone, such as "2030-01-31T12:00:00Z"', pointer="/start_at")
+    start_at = None if task_in.start_at is None else _moment(task_in.start_at, now)
     deadline_s = algorithm.deadline_s if task_in.deadline is None else seconds_of(task_in.deadline, "/deadline")
     task = Task(
         id=task_in.id or _new_id(),
@@ -41,13 +42,25 @@ def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> T
         labels=task_in.labels,
         priority=task_in.priority,
         deadline_s=deadline_s,
-        start_at=None if task_in.start_at is None else task_in.start_at.timestamp(),
+        start_at=start_at,
         traceparent=task_in.traceparent,
         fingerprint=fingerprint(task_in),
         token=new_token(),
         accepted_at=now,
     )
     return task if task_in.job is msgspec.UNSET else rules.begin_job(task, attached(task_in.job, now), now)
+
+
+def _moment(given: datetime, now: float) -> float:
+    if given.tzinfo is None:
+        raise InvalidRequest('expected a time with its zone, such as "2030-01-31T12:00:00Z"', pointer="/start_at")
+    try:
+        moment = given.timestamp()
+    except (OverflowError, ValueError):
+        moment = math.inf
+    if not 0 <= moment <= now + MAX_DEADLINE_S:
+        raise InvalidRequest(f"expected a time within {MAX_DEADLINE_S / 86400:.0f} days from now", pointer="/start_at")
+    return moment
 
 
 def attached(job: str | JobIn, now: float) -> Job:

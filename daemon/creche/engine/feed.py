@@ -98,9 +98,7 @@ class Feed:
     def reader(self, since: str | None, wanted: Callable[[Task], bool]) -> Reader:
         """A reader behind `since` (None: from now on) of the tasks that are `wanted`."""
         position = self.position(since)
-        resync = position is not None and position < self._floor
-        start = self.head if position is None else max(position, self._floor)
-        return Reader(self, start, wanted, resync=resync)
+        return Reader(self, self.head if position is None else position, wanted)
 
     async def _after(self, seq: int, limit: int) -> list[Item]:
         """Up to `limit` entries behind `seq`, in order; empty when there are none."""
@@ -124,13 +122,24 @@ class Feed:
 
 
 class Reader:
-    """One reader's place in the feed. `resync` tells that entries before its start may be missing."""
+    """One reader's place in the feed."""
 
-    def __init__(self, feed: Feed, start: int, wanted: Callable[[Task], bool], *, resync: bool) -> None:
+    def __init__(self, feed: Feed, start: int, wanted: Callable[[Task], bool]) -> None:
         self._feed = feed
         self._seq = start
         self._wanted = wanted
-        self.resync = resync
+        self._missed = False
+        self._catch_up()
+
+    def has_missed(self) -> bool:
+        """Whether, since the last call, entries fell to retention that this reader had not seen."""
+        missed, self._missed = self._missed, False
+        return missed
+
+    def _catch_up(self) -> None:
+        if self._seq < self._feed._floor:  # noqa: SLF001 - the two are one mechanism
+            self._seq = self._feed._floor  # noqa: SLF001
+            self._missed = True
 
     @property
     def cursor(self) -> str:
@@ -142,7 +151,8 @@ class Reader:
 
         Raises `StoreUnavailable`; then, and when cancelled, the place has not moved past anything wanted.
         """
-        while items := await self._feed._after(self._seq, limit):  # noqa: SLF001 - the two are one mechanism
+        self._catch_up()
+        while items := await self._feed._after(self._seq, limit):  # noqa: SLF001
             self._seq = items[-1].seq
             wanted = [item for item in items if self._wanted(item.task)]
             if wanted:

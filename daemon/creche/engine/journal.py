@@ -134,7 +134,9 @@ class Journal:
 
     async def _commit_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
-        notes = [Save(self._notes.pop(task_id)) for task_id in list(self._notes)[:MAX_BATCH]]
+        # Notes wait until the queue is empty: one may be newer than a write of its task that is still there.
+        noted = [] if self._queue else list(self._notes)[:MAX_BATCH]
+        notes = [Save(self._notes.pop(task_id)) for task_id in noted]
         try:
             answers = await self._commit([*(pending.write for pending in batch), *notes])
         except StoreUnavailable as exc:

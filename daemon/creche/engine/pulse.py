@@ -18,6 +18,9 @@ from creche.errors import HeartbeatsUnreachable
 
 BEAT_EVERY_S = 2.0
 
+MAX_ENDED = 100_000
+"""Ended tasks whose keys are yet to be removed, while Redis is away; those forgotten expire after a day."""
+
 
 class Pulse:
     """Beats every two seconds. Without `heartbeats` the times are kept here only; `wall` gives Unix seconds."""
@@ -26,7 +29,7 @@ class Pulse:
         self._heartbeats = heartbeats
         self._wall = wall
         self._entered: dict[str, tuple[str, float]] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, None] = {}
         self._last_beat = 0.0
         self.fault: str | None = None
 
@@ -55,7 +58,8 @@ class Pulse:
                 return
             if self.fault is not None:
                 logger.info("heartbeats are written again")
-            self._ended.difference_update(ended)
+            for task_id in ended:
+                self._ended.pop(task_id, None)
         self.fault = None
         self._last_beat = now
 
@@ -69,8 +73,11 @@ class Pulse:
 
     def end(self, task_id: str) -> None:
         """The task is settled: take its beat away from where monitors look."""
-        if self._heartbeats is not None:
-            self._ended.add(task_id)
+        if self._heartbeats is None:
+            return
+        self._ended[task_id] = None
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def last_beat(self, task_id: str) -> float | None:
         """When the task last beat, in Unix seconds; None when it is not alive. Entering counts as the first beat."""

@@ -1,0 +1,94 @@
+"""One task's way through the real daemon: from curl on the Unix socket to the listener on TCP."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.process.conftest import Daemon, Listener, StartDaemon
+
+
+@pytest.fixture(scope="module")
+def daemon(start_shared_daemon: StartDaemon) -> Daemon:
+    return start_shared_daemon()
+
+
+def curl(daemon: Daemon, target: str, body: str) -> tuple[str, str]:
+    """The head and the body of the answer to a POST by curl."""
+    command = ["curl", "-sS", "-i", "--unix-socket", str(daemon.socket), "--data-binary", "@-", f"http://creche{target}"]
+    ran = subprocess.run(command, input=body, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603, S607 - curl is what users have
+    head, _, rest = re.sub(r"HTTP/1\.1 100 .*\n\n", "", ran.stdout).partition("\n\n")
+    return head, rest
+
+
+def test_curl_can_submit(daemon: Daemon) -> None:
+    """A submit by curl is answered 202, with the task and where it is."""
+    head, body = curl(daemon, "/v1/tasks", json.dumps({"algorithm": "sim", "input": {"simulate": {"run": "0s"}}}))
+    task = json.loads(body)
+    assert head.startswith("HTTP/1.1 202 ")
+    assert f"Location: /v1/tasks/{task['id']}\n".lower() in head.lower() + "\n"
+    assert daemon.client.wait(task["id"], 10)["status"] == "succeeded"
+
+
+def test_curl_can_submit_megabytes(daemon: Daemon) -> None:
+    """An input of two megabytes, for which curl asks to go on, is passed on whole and comes back whole."""
+    content = {"prompt": "x" * (2 << 20), "simulate": {"queue": "0s", "run": "0s"}}
+    head, body = curl(daemon, "/v1/tasks", json.dumps({"algorithm": "sim", "input": content}))
+    assert head.startswith("HTTP/1.1 202 ")
+    assert daemon.client.wait(json.loads(body)["id"], 10)["result"] == content["prompt"]
+
+
+def test_listener_hears_each_outcome_once(daemon: Daemon, listen: Callable[..., Listener]) -> None:
+    """A listener gets `hello`, then exactly one result for each task, in the order of the feed."""
+    with listen(daemon.tcp_url) as listener:
+        since = listener.cursor
+        daemon.submit_many(50, spread_s=0.5)
+        listener.hears(50)
+        last = daemon.client.submit("sim", input={"simulate": {"queue": "0s", "run": "0s"}})["id"]
+        heard = listener.hears(51)
+        kinds = Counter(message["type"] for message in listener.messages)
+    assert listener.messages[0]["type"] == "hello"
+    assert kinds == {"hello": 1, "result": 51}
+    assert heard == [task["id"] for task in daemon.outcomes(since)]
+    assert (len(set(heard)), heard[-1]) == (51, last)
+
+
+def test_listener_hears_only_what_it_asked_for(daemon: Daemon, listen: Callable[..., Listener]) -> None:
+    """Filters hold; updates come where they were asked for."""
+    quick = {"simulate": {"queue": "200ms", "run": "600ms"}}
+    with listen(daemon.tcp_url, query="user=ada&label=team:blue&updates=1") as listener:
+        for user, team in (("ada", "red"), ("bob", "blue"), ("ada", "blue")):
+            wanted = daemon.client.submit("sim", input=quick, user=user, labels={"team": team})["id"]
+        daemon.client.wait(wanted, 10)
+        assert listener.hears(1) == [wanted]
+        told = [message["task"] for message in listener.messages if message["type"] == "update"]
+    assert {task["id"] for task in told} == {wanted}
+    assert "processing" in {task["status"] for task in told}
+
+
+def test_wait_returns_at_the_end(daemon: Daemon) -> None:
+    """A GET that waits is answered when the task ends, not before and not long after."""
+    task_id = daemon.client.submit("sim", input={"simulate": {"queue": "0s", "run": "1s"}})["id"]
+    task = daemon.call("GET", f"/v1/tasks/{task_id}?wait=30s").json
+    assert task["status"] == "succeeded"
+    assert time.time() - datetime.fromisoformat(task["settled_at"]).timestamp() < 0.5
+
+
+def test_wait_ends_with_its_time(daemon: Daemon) -> None:
+    """A GET whose time runs out is answered with the task as it is."""
+    task_id = daemon.client.submit("sim", input={"simulate": {"run": "1h"}})["id"]
+    began = time.monotonic()
+    task = daemon.call("GET", f"/v1/tasks/{task_id}?wait=200ms").json
+    assert "settled_at" not in task
+    assert 0.2 <= time.monotonic() - began < 2
+    daemon.client.cancel(task_id)
+    assert daemon.client.wait(task_id, 10)["status"] == "cancelled"
