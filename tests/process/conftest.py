@@ -118,7 +118,9 @@ class Simulator:
 
     def stats(self) -> dict[str, int]:
         """What was counted since the test began."""
-        return {name: count - self._before[name] for name, count in self._ask("GET", "/v1/stats").items() if name != "jobs"}
+        return {
+            name: count - self._before[name] for name, count in self._ask("GET", "/v1/stats").items() if name != "jobs"
+        }
 
     def jobs_by_tag(self, start: str) -> dict[str, int]:
         """How many jobs were made for each tag that begins like this."""
@@ -273,7 +275,7 @@ class Daemon:
     @property
     def tcp_url(self) -> str:
         """Where it listens on TCP, other at each start."""
-        return next(address for address in self.client.status()["listening"] if address.startswith("http"))
+        return next(str(address) for address in self.client.status()["listening"] if address.startswith("http"))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -307,7 +309,13 @@ class Daemon:
         eventually(lambda: readings() > before)
 
     def call(
-        self, method: str, target: str, body: object = None, *, tcp: bool = False, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        body: object = None,
+        *,
+        tcp: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """One request without our own client; `body` goes as it is when it is bytes, else as JSON."""
         host = self.tcp_url.removeprefix("http://") if tcp else ""
@@ -319,7 +327,10 @@ class Daemon:
             return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
     def submit_many(self, count: int, *, algorithm: str = "sim", run_s: float = 0.0, spread_s: float = 0.0) -> str:
-        """Submit tasks in one batch; job number N is tagged `START-N` and runs `spread_s` times N/count longer. START."""
+        """Submit tasks in one batch and return START: job number N is tagged `START-N`.
+
+        The jobs run for `run_s` up to `run_s + spread_s`, in steps.
+        """
         start = f"{self.folder.name}-{time.monotonic_ns()}"
         scripts = [
             {"queue": "0s", "run": f"{1000 * (run_s + spread_s * number / count):.0f}ms", "tag": f"{start}-{number}"}
@@ -388,7 +399,7 @@ StartDaemon = Callable[..., Daemon]
 def _daemons(simulator_url: str) -> Iterator[StartDaemon]:
     with contextlib.ExitStack() as ends:
 
-        def start(  # noqa: PLR0917
+        def start(
             extra: str = "",
             *,
             tcp: str = "",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 QUICK = {"simulate": {"queue": "0s", "run": "0s"}}
 HUGE_BYTES = 100_000_000
-TOKEN = "a-token-for-tests"  # noqa: S105 - made up
+TOKEN = "a-token-for-tests"
 
 UPGRADE = {
     "Host": "127.0.0.1",
@@ -248,7 +248,12 @@ def test_no_http(daemon: Daemon, data: bytes) -> None:
 
 def test_random_garbage(daemon: Daemon) -> None:
     """Random bytes do no harm, wherever they stand in a request."""
-    for start in (b"", b"GET /", b"GET / HTTP/1.1\r\n", b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n"):
+    for start in (
+        b"",
+        b"GET /",
+        b"GET / HTTP/1.1\r\n",
+        b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n",
+    ):
         for _ in range(20):
             answer = send_raw(daemon, start + os.urandom(200))
             assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
@@ -352,7 +357,12 @@ def test_upgrade_with_a_bad_query(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize(
     "frames",
-    [b"\x81\x05hello", b"\xff\xff\xff\xff", b"\x81\xff" + b"\x7f" * 8 + bytes(5000), b"\x82\xfe\xff\xff" + bytes(70_000)],
+    [
+        b"\x81\x05hello",
+        b"\xff\xff\xff\xff",
+        b"\x81\xff" + b"\x7f" * 8 + bytes(5000),
+        b"\x82\xfe\xff\xff" + bytes(70_000),
+    ],
     ids=["unmasked", "no opcode", "endless", "too long"],
 )
 def test_bad_frames(daemon: Daemon, frames: bytes) -> None:
@@ -379,7 +389,9 @@ def test_token(guarded: Daemon) -> None:
     assert _tcp(guarded, "GET", f"/v1/status?token={TOKEN}").status == 200
     assert _tcp(guarded, "GET", "/healthz").status == 200
     assert _tcp(guarded, "GET", "/metrics").status == 401
-    assert _tcp(guarded, "POST", "/v1/tasks", TOKEN).status == 400, "the token lets it through to the reading of the body"
+    assert _tcp(guarded, "POST", "/v1/tasks", TOKEN).status == 400, (
+        "the token lets it through to the reading of the body"
+    )
     assert upgrade(guarded, {}).startswith(b"HTTP/1.1 401 ")
     assert upgrade(guarded, {}, f"/v1/stream?token={TOKEN}").startswith(b"HTTP/1.1 101 ")
     assert TOKEN not in guarded.log.read_text()

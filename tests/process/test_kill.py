@@ -105,7 +105,7 @@ def test_killed_again_and_again(
 def test_what_may_exist_waits_for_a_person(
     careful: Daemon, simulator: Simulator, eventually: Callable[..., Any]
 ) -> None:
-    """Where a create must not be repeated, a kill leaves `unknown` tasks, told loudly; each decision leads to an end."""
+    """Where no create may be repeated, a kill leaves `unknown` tasks, told loudly; each decision leads to an end."""
     simulator.world(latency="400ms")
     careful.submit_many(3, algorithm="careful")
     eventually(lambda: simulator.stats()["created"] == 3)
@@ -162,3 +162,20 @@ def test_a_stop_waits_for_creates_on_the_wire(
     outcomes = eventually(lambda: found if len(found := careful.outcomes()) == 20 else None)
     assert {task["status"] for task in outcomes} == {"succeeded"}
     assert simulator.stats()["creates"] == 20
+
+
+def test_a_stop_sends_no_more_creates(
+    start_daemon: StartDaemon, simulator: Simulator, eventually: Callable[..., Any]
+) -> None:
+    """A create that waits for a connection at the stop was never sent: the next start sends it, it is not unknown."""
+    extra = CAREFUL.format(url=simulator.url) + "[upstream]\nconnections = 1\n"
+    daemon = start_daemon(extra, files={"careful.toml": CAREFUL_RECIPE})
+    simulator.world(latency="1s")
+    daemon.submit_many(8, algorithm="careful")
+    eventually(lambda: simulator.stats()["creates"] == 1)
+    daemon.stop()
+    assert simulator.stats()["creates"] == 1
+    simulator.world()
+    daemon.start()
+    outcomes = eventually(lambda: found if len(found := daemon.outcomes()) == 8 else None)
+    assert {task["status"] for task in outcomes} == {"succeeded"}

@@ -34,7 +34,9 @@ def works(daemon: Daemon) -> bool:
 def start_second(daemon: Daemon, *, socket_name: str, store_name: str) -> subprocess.CompletedProcess[str]:
     """A second daemon with its own place in the first one's folder, but for what has the first one's name."""
     config = daemon.folder / "second.toml"
-    text = daemon.config.read_text().replace('"creche.sock"', f'"{socket_name}"').replace('"creche.db"', f'"{store_name}"')
+    text = (
+        daemon.config.read_text().replace('"creche.sock"', f'"{socket_name}"').replace('"creche.db"', f'"{store_name}"')
+    )
     config.write_text(text, encoding="utf-8")
     return daemon.run("serve", "--config", str(config))
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 LONG = {"simulate": {"queue": "0s", "run": "4s"}}
 
 
-def test_a_stop_is_clean_and_quick(
-    start_daemon: StartDaemon, listen: Callable[..., Listener]
-) -> None:
+def test_a_stop_is_clean_and_quick(start_daemon: StartDaemon, listen: Callable[..., Listener]) -> None:
     """Exit code 0 at once, the socket's file is gone, listeners are told to go away, with code 1001."""
     daemon = start_daemon()
     with listen(daemon.tcp_url) as listener:
@@ -58,7 +56,9 @@ def test_listeners_get_all_that_was_published(start_daemon: StartDaemon, listen:
     assert len(listener.ids) < 300
     daemon.start()
     missed = [
-        task for task in daemon.outcomes(listener.cursor) if datetime.fromisoformat(task["settled_at"]).timestamp() < stopped_at
+        task
+        for task in daemon.outcomes(listener.cursor)
+        if datetime.fromisoformat(task["settled_at"]).timestamp() < stopped_at
     ]
     assert missed == []
 
@@ -78,7 +78,9 @@ def test_unfinished_tasks_keep_their_deadline(start_daemon: StartDaemon) -> None
     assert (ended["status"], ended["deadline_at"]) == ("succeeded", before["deadline_at"])
 
 
-def test_a_deadline_that_passed_meanwhile_ends_the_task(start_daemon: StartDaemon, eventually: Callable[..., Any]) -> None:
+def test_a_deadline_that_passed_meanwhile_ends_the_task(
+    start_daemon: StartDaemon, eventually: Callable[..., Any]
+) -> None:
     """Time goes on while the daemon is away: the task is timed out at the next start, after one last look."""
     daemon = start_daemon()
     late = daemon.client.submit("sim", input={"simulate": {"run": "1h"}}, deadline="1s")["id"]

@@ -24,8 +24,17 @@ def daemon(start_shared_daemon: StartDaemon) -> Daemon:
 
 def curl(daemon: Daemon, target: str, body: str) -> tuple[str, str]:
     """The head and the body of the answer to a POST by curl."""
-    command = ["curl", "-sS", "-i", "--unix-socket", str(daemon.socket), "--data-binary", "@-", f"http://creche{target}"]
-    ran = subprocess.run(command, input=body, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603, S607 - curl is what users have
+    command = [
+        "curl",
+        "-sS",
+        "-i",
+        "--unix-socket",
+        str(daemon.socket),
+        "--data-binary",
+        "@-",
+        f"http://creche{target}",
+    ]
+    ran = subprocess.run(command, input=body, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - curl is what users have
     head, _, rest = re.sub(r"HTTP/1\.1 100 .*\n\n", "", ran.stdout).partition("\n\n")
     return head, rest
 

@@ -79,8 +79,11 @@ def _new_id() -> str:
 
 
 def not_configured(name: str) -> Algorithm:
-    """Stands in for an algorithm that has left the configuration: its tasks wait, visibly, until it returns."""
-    return Algorithm(name=name, provider=_NotConfigured(name), rhythm=Rhythm())
+    """Stands in for an algorithm that has left the configuration: its tasks wait, visibly, until it returns.
+
+    No slots: whoever has no job yet waits for one, so that the limit holds when the algorithm is back.
+    """
+    return Algorithm(name=name, provider=_NotConfigured(name), rhythm=Rhythm(), in_flight=0)
 
 
 class _NotConfigured:

@@ -94,11 +94,16 @@ class Journal:
             await pending.done.wait()
         return [pending.answer for pending in pendings]
 
-    async def write_surely(self, write: Write, *, then: Callable[[Written], None] | None = None) -> Written:
-        """As `write`, but while the store is unavailable try again: the task waits in memory, nothing is given up."""
+    async def write_surely(
+        self, write: Callable[[], Write], *, then: Callable[[Written], None] | None = None
+    ) -> Written:
+        """As `write`, but while the store is unavailable try again: the task waits in memory, nothing is given up.
+
+        Each try asks `write` for what is to be written now: an old record must not overwrite what came meanwhile.
+        """
         while True:
             try:
-                return await self.write(write, then=then)
+                return await self.write(write(), then=then)
             except StoreUnavailable:
                 await trio.sleep(RETRY_EVERY_S)
 

@@ -75,6 +75,8 @@ class LiveTask:
         self.condition: str | None = None
         self.failures = 0
         self.last_error = ""
+        self.answered = False
+        self._trouble: str | None = None
         self._tools = tools
 
     def change(self, task: Task) -> None:
@@ -86,15 +88,18 @@ class LiveTask:
     def stumble(self, error: ProviderError, failures: int) -> None:
         """An answer was an error; loud once per kind, not once per poll."""
         condition = error.code if error.code in CONDITIONS else None
-        if condition != self.condition or failures != self.failures:
+        if error.code != self._trouble or failures != self.failures:
             log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
             log.warning("{}: {} ({})", self.task.id, error, error.code)
+        self._trouble = error.code
         self.condition, self.failures, self.last_error = condition, failures, str(error)
         self._tools.updates.changed(self.task)
 
     def recover(self) -> None:
         """A good answer: whatever was wrong is over."""
-        if self.last_error:
+        self.answered = True
+        if self._trouble is not None:
+            self._trouble = None
             self.condition, self.failures, self.last_error = None, 0, ""
             self._tools.updates.changed(self.task)
 

@@ -128,6 +128,7 @@ class Supervisor:
         Raises `WrongStatus` when the task has ended otherwise or is unknown. When the store is unavailable the client
         is told so, but the wish may stand in memory.
         """
+        await self._tools.journal.probe()
         task = await self.get(task_id)
         live = self._live.get(task_id)
         if live is None or task.status in rules.AT_REST:
@@ -136,10 +137,10 @@ class Supervisor:
             hint = "resolve it with action drop" if task.status is Status.UNKNOWN else "it has ended"
             raise WrongStatus(f"the task is {task.status}: {hint}")
         if task.cancel_reason is None:
-            await self._tools.journal.probe()
-            live.change(rules.request_cancel(live.task, "client"))
-            await self._tools.journal.write(Save(live.task))
-            live.alarm.ring()
+            live.change(rules.request_cancel(task, "client"))
+        # Also when it was asked for before: that wish may not have reached the disk.
+        await self._tools.journal.write(Save(live.task))
+        live.alarm.ring()
         return live.task
 
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:
@@ -148,6 +149,8 @@ class Supervisor:
         live = self._live.get(task_id)
         if live is None or task.status is not Status.UNKNOWN:
             raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
+        if not live.at_rest.is_set():
+            raise WrongStatus("the task is about to be unknown; resolve it once that is written")
         if decision.action != "attach" and decision.job is not msgspec.UNSET:
             raise InvalidRequest('only action "attach" takes a job', pointer="/job")
         match decision.action:
@@ -159,19 +162,20 @@ class Supervisor:
             case "create":
                 task = rules.create_anew(task, new_token())
             case "drop":
-                settled = rules.settle(task, Cancelled(reason="dropped"), self._tools.wall())
-                await self._tools.journal.write(Settle(settled), then=partial(self._settled, live))
-                return settled
+                task = rules.settle(task, Cancelled(reason="dropped"), self._tools.wall())
             case action:
                 raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
-        # Taken at once, so that a second decision in the meantime finds the task no longer unknown.
-        live.task, before = task, live.task
+        # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
+        fresh = self._register(task)
         try:
-            await self._tools.journal.write(Save(task), then=lambda _: self._begin(task))
+            if task.ended:
+                await self._tools.journal.write(Settle(task), then=partial(self._settled, fresh))
+            else:
+                await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
         except CrecheError:
-            live.task = before
+            self._live[task_id] = live
             raise
-        return task
+        return fresh.task
 
     # -- what the API shows ------------------------------------------------------------------------------
 
@@ -207,7 +211,9 @@ class Supervisor:
             live.algorithm = self._algorithm(live.task.algorithm)
             live.alarm.ring()
         for name, slots in self._slots.items():
-            self._wake(slots.resize(self._algorithm(name).in_flight))
+            # The limit of one that is away stays, so that its return finds no crowd.
+            if name in self._algorithms:
+                self._wake(slots.resize(self._algorithms[name].in_flight))
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -223,30 +229,38 @@ class Supervisor:
     def _begin_accepted(self, written: Written) -> None:
         if isinstance(written, Accepted) and written.new:
             self._tools.count("accepted", written.task.algorithm, "new")
-            self._begin(written.task)
+            self._start(self._register(written.task))
 
-    def _begin(self, task: Task, *, delay_s: float = 0.0) -> None:
-        """Mind a task that the store has; where its status says that it rests, only register it."""
+    def _register(self, task: Task, *, delay_s: float = 0.0) -> LiveTask:
         slots = self.slots(task.algorithm)
         live = LiveTask(task, self._algorithm(task.algorithm), slots, self._tools, delay_s=delay_s)
         self._live[task.id] = live
-        if task.status is Status.UNKNOWN:
+        if task.status not in rules.AT_REST | {Status.ACCEPTED}:
+            slots.hold(task.id)
+        return live
+
+    def _start(self, live: LiveTask) -> None:
+        """Mind a task that the store has; an unknown one only rests."""
+        if live.task.status is Status.UNKNOWN:
             live.at_rest.set()
             return
-        if task.status is not Status.ACCEPTED:
-            slots.hold(task.id)
         assert self._nursery is not None, "run comes first"  # noqa: S101
         # When it is stopping, the next start takes the task from the store.
         if not self.draining:
-            self._nursery.start_soon(self._mind, live, name=f"task {task.id}")
+            self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
         tasks = await self._tools.journal.read(lambda store: store.unfinished())
-        for number, task in enumerate(tasks):
+        lives = []
+        for task in tasks:
+            every_s = self._algorithm(task.algorithm).rhythm.every_s
+            lives.append(self._register(task, delay_s=every_s * self._tools.dice()))
+        # All have their slots before the first goes on: none may be given away that a job needs.
+        for number, live in enumerate(lives):
             if number % RECOVERY_CHUNK == 0:
                 await trio.lowlevel.checkpoint()
-            self._begin(task, delay_s=self._algorithm(task.algorithm).rhythm.every_s * self._tools.dice())
+            self._start(live)
         if tasks:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
@@ -262,7 +276,8 @@ class Supervisor:
                 fault = group
             if fault is None:
                 break
-            crashes += 1
+            crashes = 1 if live.answered else crashes + 1
+            live.answered = False
             log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
             log.opt(exception=fault).error("{}: a defect of creche, please report it", live.task.id)
             if crashes == MAX_CRASHES:
@@ -282,7 +297,7 @@ class Supervisor:
         except IllegalMove:
             logger.exception("{}: cannot be settled", live.task.id)
             return
-        await self._tools.journal.write_surely(Settle(task), then=partial(self._settled, live))
+        await self._tools.journal.write_surely(lambda: Settle(task), then=partial(self._settled, live))
 
     def _settled(self, live: LiveTask, written: Written) -> None:
         if not isinstance(written, Entry):

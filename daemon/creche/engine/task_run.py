@@ -40,10 +40,12 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
             return ended
     child = _PollingChild(live, tools)
     assert live.task.deadline_at is not None, "set when the job became known"  # noqa: S101
-    with trio.move_on_after(max(0.0, live.task.deadline_at - tools.wall())):
-        async with trio.open_nursery() as children:
-            children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name)
-            children.start_soon(child.poll_until_end, children.cancel_scope)
+    left_s = live.task.deadline_at - tools.wall()
+    if left_s > 0:
+        with trio.move_on_after(left_s):
+            async with trio.open_nursery() as children:
+                children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name)
+                children.start_soon(child.poll_until_end, children.cancel_scope)
     if child.outcome is None:
         await child.poll_a_last_time()
     return child.outcome or TimedOut(after_s=live.task.deadline_s)
@@ -68,8 +70,7 @@ async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
             return None
         if not uncertain and not await _wait_for_turn(live, tools):
             return Cancelled(reason=live.task.cancel_reason or "client")
-        live.change(rules.begin_create(live.task))
-        await tools.journal.write_surely(Save(live.task))
+        await _write_intent(live, tools, uncertain=uncertain)
         try:
             reading = await _create_once(live)
         except CreateRefused as exc:
@@ -82,7 +83,7 @@ async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
             error = exc
             if not uncertain:
                 live.change(rules.put_back(live.task, str(exc)))
-                await tools.journal.write_surely(Save(live.task))
+                await tools.journal.write_surely(lambda: Save(live.task))
         else:
             tools.count("creates", live.algorithm.name, "good")
             return await _begin_job(live, tools, reading)
@@ -108,6 +109,19 @@ async def _wait_for_turn(live: LiveTask, tools: Tools) -> bool:
     return False
 
 
+async def _write_intent(live: LiveTask, tools: Tools, *, uncertain: bool) -> None:
+    """The intent is on disk when this returns. Cancelled (the daemon stops), it is taken back, as nothing was sent."""
+    live.change(rules.begin_create(live.task))
+    try:
+        await tools.journal.write_surely(lambda: Save(live.task))
+        await trio.lowlevel.checkpoint_if_cancelled()
+    except trio.Cancelled:
+        if not uncertain:
+            live.change(rules.put_back(live.task, ""))
+            tools.journal.note(live.task)
+        raise
+
+
 async def _create_once(live: LiveTask) -> Reading:
     """One create request, shielded: cut in the middle it would leave open whether a job exists.
 
@@ -128,7 +142,7 @@ async def _begin_job(live: LiveTask, tools: Tools, reading: Reading) -> Outcome 
     task = rules.begin_job(live.task, Job(reading.job, reading.keep, now), now)
     live.recover()
     live.change(task)
-    await tools.journal.write_surely(Save(task))
+    await tools.journal.write_surely(lambda: Save(live.task))
     logger.bind(task=task.id, algorithm=task.algorithm, job=reading.job).info(
         "{}: job {} created", task.id, reading.job
     )
@@ -139,7 +153,7 @@ async def _begin_job(live: LiveTask, tools: Tools, reading: Reading) -> Outcome 
 
 async def _park(live: LiveTask, tools: Tools, note: str) -> None:
     live.change(rules.park_unknown(live.task, note))
-    await tools.journal.write_surely(Save(live.task))
+    await tools.journal.write_surely(lambda: Save(live.task))
     log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
     log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)
 

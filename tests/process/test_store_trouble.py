@@ -1,0 +1,128 @@
+"""A store that cannot be written for a while: refused is what cannot be kept, and nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.process.conftest import Daemon, Simulator, StartDaemon
+
+Full = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def daemon(start_daemon: StartDaemon) -> Daemon:
+    return start_daemon()
+
+
+@pytest.fixture
+def full(daemon: Daemon) -> Full:
+    """As long as the block lasts, the store's log cannot grow: as on a full disk. Afterwards look at `daemon.claim`."""
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        wal = daemon.store.with_name("creche.db-wal")
+        size_bytes = wal.stat().st_size
+        assert size_bytes > 4 * daemon.log.stat().st_size, "the log file must not meet the limit first"
+        unlimited = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (size_bytes, unlimited[1]))
+        try:
+            yield
+        finally:
+            if daemon.running:
+                resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+    return full
+
+
+def code(daemon: Daemon, method: str, target: str, body: object = None) -> tuple[int, str]:
+    """The status and the code of a refusal, or "" for what is none."""
+    reply = daemon.call(method, target, body)
+    is_problem = reply.headers["content-type"] == "application/problem+json"
+    return reply.status, reply.json["code"] if is_problem else ""
+
+
+def ends_in_memory(daemon: Daemon) -> list[str]:
+    """The unfinished tasks whose jobs are known to have ended."""
+    tasks = daemon.client.tasks(status=["processing"])
+    return [task["id"] for task in tasks if task["job"].get("status") == "succeeded"]
+
+
+def fill(daemon: Daemon, eventually: Callable[..., Any]) -> None:
+    """Submit until the fault is noticed: the log's last blocks may still have room."""
+    task = {"algorithm": "sim", "input": {"simulate": {"queue": "0s", "run": "0s"}, "prompt": "x" * 10_000}}
+    eventually(lambda: code(daemon, "POST", "/v1/tasks", task) == (503, "store_unavailable"))
+
+
+def test_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any]) -> None:
+    """Submits are refused and readiness is red; what runs goes on, and settles once as soon as there is room again."""
+    start = daemon.submit_many(50, run_s=2.0)
+    assert code(daemon, "GET", "/readyz") == (200, "")
+    eventually(lambda: len(list(daemon.client.tasks(status=["processing"]))) == 50)
+    with full():
+        fill(daemon, eventually)
+        assert code(daemon, "GET", "/readyz") == (503, "store_unavailable")
+        status = daemon.client.status()
+        assert (status["ready"], status["faults"][0].partition(":")[0]) == (False, "store")
+        assert code(daemon, "GET", "/healthz") == (200, ""), "it lives, and need not be restarted"
+        refused = {"algorithm": "sim", "input": {"simulate": {"tag": f"{start}-refused"}}, "key": "again"}
+        assert code(daemon, "POST", "/v1/tasks", refused) == (503, "store_unavailable")
+        assert daemon.call("POST", "/v1/tasks", refused).headers["retry-after"] == "1"
+        eventually(lambda: len(ends_in_memory(daemon)) == 50)
+        daemon.claim("the store cannot be written")
+    eventually(lambda: code(daemon, "GET", "/readyz") == (200, ""))
+    eventually(lambda: daemon.client.status()["unfinished"] == 0)
+    outcomes = daemon.outcomes()
+    assert len({task["id"] for task in outcomes}) == len(outcomes) >= 50
+    assert code(daemon, "POST", "/v1/tasks", refused) == (202, "")
+    assert daemon.client.status()["faults"] == []
+
+
+def test_refused_is_not_started(
+    daemon: Daemon, full: Full, eventually: Callable[..., Any], simulator: Simulator
+) -> None:
+    """A submit that was refused made no job, and makes none later."""
+    with full():
+        fill(daemon, eventually)
+        before = simulator.stats()["creates"]
+        for _ in range(3):
+            task = {"algorithm": "sim", "input": {"simulate": {"tag": f"{daemon.folder.name}-refused"}}}
+            assert code(daemon, "POST", "/v1/tasks", task) == (503, "store_unavailable")
+        assert simulator.stats()["creates"] == before
+        daemon.claim("the store cannot be written")
+    eventually(lambda: code(daemon, "GET", "/readyz") == (200, ""))
+    assert simulator.jobs_by_tag(f"{daemon.folder.name}-refused") == {}
+
+
+def test_a_stop_with_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any]) -> None:
+    """It stops in time all the same; after the next start the outcomes come that could not be written."""
+    daemon.submit_many(20, run_s=0.3)
+    with full():
+        fill(daemon, eventually)
+        daemon.terminate()
+        assert daemon.wait(10) == 0
+        daemon.claim("the store cannot be written")
+    daemon.start()
+    eventually(lambda: daemon.client.status()["unfinished"] == 0)
+    assert len(daemon.outcomes()) >= 20
+
+
+def test_killed_with_a_full_disk(
+    daemon: Daemon, full: Full, eventually: Callable[..., Any], simulator: Simulator
+) -> None:
+    """SIGKILL in the midst of it costs nothing either."""
+    start = daemon.submit_many(20, run_s=0.3)
+    with full():
+        fill(daemon, eventually)
+        daemon.claim("the store cannot be written")
+        daemon.kill()
+    daemon.start()
+    eventually(lambda: daemon.client.status()["unfinished"] == 0)
+    assert len(daemon.outcomes()) >= 20
+    assert set(simulator.jobs_by_tag(start).values()) == {1}

@@ -1,0 +1,96 @@
+"""The units of systemd/: systemd reads them without complaint, and they agree with the code."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from creche.cli import Exit
+from creche.client import default_socket
+from creche.config import load
+from creche.engine.supervisor import CREATE_GRACE_S
+from creche.service import FLUSH_S
+
+UNITS = Path(__file__).parent.parent / "systemd"
+ANALYZE = shutil.which("systemd-analyze")
+
+
+def options(unit: str) -> dict[str, list[str]]:
+    """The options of a unit, all sections together; each may be given more than once."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in (UNITS / unit).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", "[")):
+            option, _, value = line.partition("=")
+            found[option].append(value)
+    return found
+
+
+@pytest.fixture
+def service() -> dict[str, list[str]]:
+    return options("creche.service")
+
+
+@pytest.fixture
+def socket() -> dict[str, list[str]]:
+    return options("creche.socket")
+
+
+def test_systemd_reads_the_units_without_complaint(tmp_path: Path) -> None:
+    """`systemd-analyze verify` is silent about both units, where it is installed; its exit code says nothing."""
+    for unit in ("creche.service", "creche.socket"):
+        text = (UNITS / unit).read_text(encoding="utf-8")
+        (tmp_path / unit).write_text(text.replace("/opt/creche/.venv/bin/creche", "/bin/true"), encoding="utf-8")
+    if ANALYZE is None:
+        return
+    command = [ANALYZE, "verify", str(tmp_path / "creche.service"), str(tmp_path / "creche.socket")]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)  # noqa: S603 - our units
+    complaints = [line for line in done.stderr.splitlines() if "creche" in line]  # others concern the machine's units
+    assert complaints == []
+
+
+def test_a_stop_has_the_time_that_it_takes(service: dict[str, list[str]]) -> None:
+    """The manager waits longer than a stop may take, and not for ever."""
+    [allowed_s] = map(float, service["TimeoutStopSec"])
+    assert CREATE_GRACE_S + FLUSH_S < allowed_s <= 60
+
+
+def test_a_bad_configuration_is_not_tried_again(service: dict[str, list[str]]) -> None:
+    """What would fail again at once is not restarted; what may pass is."""
+    assert service["Restart"] == ["on-failure"]
+    assert service["RestartPreventExitStatus"] == [str(Exit.CONFIG.value)]
+
+
+def test_readiness_is_told(service: dict[str, list[str]]) -> None:
+    """The daemon notifies; systemd 252 knows this type, and not notify-reload. No watchdog is fed yet."""
+    assert service["Type"] == ["notify"]
+    assert service["NotifyAccess"] == ["main"]
+    assert service["ExecReload"] == ["kill -HUP $MAINPID"]
+    assert "WatchdogSec" not in service
+
+
+def test_the_folders_are_where_the_daemon_looks(service: dict[str, list[str]], socket: dict[str, list[str]]) -> None:
+    """With the folders that systemd makes, the defaults are the paths of the units, and clients look there."""
+    [runtime], [state], [listen] = service["RuntimeDirectory"], service["StateDirectory"], socket["ListenStream"]
+    config = load(None, {"RUNTIME_DIRECTORY": f"/run/{runtime}", "STATE_DIRECTORY": f"/var/lib/{state}", "HOME": "/"})
+    assert str(config.socket.path) == listen
+    assert str(config.store.path) == "/var/lib/creche/creche.db"
+    assert str(default_socket({})) == listen
+
+
+def test_the_socket_outlives_the_service(service: dict[str, list[str]], socket: dict[str, list[str]]) -> None:
+    """A stop leaves the socket's folder alone, a start does not change its owner, and the mode is the default's."""
+    assert service["RuntimeDirectoryPreserve"] == ["yes"]
+    assert socket["SocketUser"] == service["User"]
+    assert socket["SocketGroup"] == service["Group"]
+    assert int(socket["SocketMode"][0], 8) == load(None, {"HOME": "/"}).socket.mode
+
+
+def test_secrets_are_handed_over_by_name(service: dict[str, list[str]]) -> None:
+    """The service names no secret; LoadCredential= is shown, switched off."""
+    assert "LoadCredential" not in service
+    assert "Environment" not in service
+    assert "\n#LoadCredential=fal:" in (UNITS / "creche.service").read_text(encoding="utf-8")
