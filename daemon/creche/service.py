@@ -123,6 +123,8 @@ async def serve(
             front_ended = await _begin(ground, front.serve, listeners)
             view.addresses = [address_of(listener) for listener in listeners]
             logger.info("creche {} is up on {}", __version__, ", ".join(view.addresses))
+            if not config.algorithms:
+                logger.warning("no algorithms are configured: nothing can be submitted")
             task_status.started(view)
 
             await stop.wait()

@@ -17,7 +17,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("serve")
-@click.option("--config", type=_FILE, help="The configuration file; without it the defaults are in force.")
+@click.option(
+    "--config",
+    type=_FILE,
+    envvar="CRECHE_CONFIG",
+    show_envvar=True,
+    help="The configuration file; without it the defaults are in force.",
+)
 def serve_command(config: Path | None) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT."""
     from creche.service import run  # noqa: PLC0415 - the whole daemon
@@ -26,7 +32,13 @@ def serve_command(config: Path | None) -> int:
 
 
 @click.command("check")
-@click.option("--config", type=_FILE, help="The configuration file; without it the defaults are in force.")
+@click.option(
+    "--config",
+    type=_FILE,
+    envvar="CRECHE_CONFIG",
+    show_envvar=True,
+    help="The configuration file; without it the defaults are in force.",
+)
 @common_options
 @click.pass_obj
 def check_command(settings: Settings, /, config: Path | None) -> None:

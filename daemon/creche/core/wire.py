@@ -33,7 +33,10 @@ JobId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=2000, pattern=_PLAIN, description="the provider's id of a job")
 ]
 
+LabelValue = Annotated[str, msgspec.Meta(max_length=200, pattern=_PLAIN)]
+
 MAX_LABELS = 32
+MAX_KEPT = 32
 MAX_DEADLINE_S = 400 * 86400.0
 """A little over a year: beyond it a deadline is more likely a unit mistaken (milliseconds) than a wish."""
 
@@ -42,7 +45,7 @@ class JobIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A job that exists, with the values that its recipe would have kept from the create answer."""
 
     id: JobId
-    keep: dict[str, Annotated[str, msgspec.Meta(max_length=4000)]] = {}
+    keep: Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=4000)]], msgspec.Meta(max_length=MAX_KEPT)] = {}
 
 
 class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,7 +59,7 @@ class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     id: TaskId | None = None
     key: Name | None = None
     user: Name | None = None
-    labels: dict[Name, Annotated[str, msgspec.Meta(max_length=200)]] = {}
+    labels: Annotated[dict[Name, LabelValue], msgspec.Meta(max_length=MAX_LABELS)] = {}
     deadline: str | float | None = None
     start_at: datetime | None = None
     traceparent: (

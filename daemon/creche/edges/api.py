@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+from loguru import logger
 
 from creche import __version__
 from creche.core import wire
@@ -133,6 +134,10 @@ class Api:
 
     async def _submit(self, request: Request, _: Query, __: str) -> Response:
         accepted = await self._supervisor.submit(wire.decode(request.body, wire.TaskIn))
+        if accepted.new:
+            task, peer = accepted.task, request.peer
+            log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user)
+            log.info("{}: {} accepted from pid {}, uid {}", task.id, task.algorithm, peer.pid, peer.uid)
         headers = (("Location", f"/v1/tasks/{accepted.task.id}"),)
         return _json(self._row(accepted), status=202 if accepted.new else 200, headers=headers)
 
@@ -143,7 +148,11 @@ class Api:
             raise InvalidRequest(f"{len(lines)} lines are too many; at most {MAX_BATCH} at once")
         decoded = [_decode_line(line) for line in lines]
         tasks_in = [task_in for task_in in decoded if isinstance(task_in, wire.TaskIn)]
-        answers = iter(await self._supervisor.submit_many(tasks_in))
+        accepted = await self._supervisor.submit_many(tasks_in)
+        new = sum(isinstance(answer, Accepted) and answer.new for answer in accepted)
+        peer = request.peer
+        logger.info("{} tasks of {} accepted from pid {}, uid {}", new, len(lines), peer.pid, peer.uid)
+        answers = iter(accepted)
         rows = (next(answers) if isinstance(line, wire.TaskIn) else line for line in decoded)
         body = b"".join(msgspec.json.encode(self._row(row)) + b"\n" for row in rows)
         return Response(status=200, body=body, content_type="application/x-ndjson")
