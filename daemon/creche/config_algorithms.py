@@ -61,8 +61,7 @@ class AlgorithmsReader:
     def _algorithm(self, name: str, table: Table, deadline_s: float) -> AlgorithmSection | None:
         table.required("recipe", f"one of {', '.join(shipped_recipes())}, or a path to a TOML file")
         recipe = self._recipe(table) if "recipe" in table else None
-        given: Mapping[str, Any] = {}
-        given = table.value("params", given, _mapping)
+        params = table.table("params")
         secret = read_secret(table, "secret", self._environ)
         base = table.text("base") or (recipe.base if recipe is not None else "")
         deadline_s = table.duration("deadline", deadline_s, at_least_s=1.0)
@@ -82,7 +81,7 @@ class AlgorithmsReader:
             name=name,
             recipe=recipe,
             base=base,
-            params=_with_defaults(recipe, given, table),
+            params=_with_defaults(recipe, params),
             secret=secret,
             rhythm=rhythm,
             deadline_s=deadline_s,
@@ -134,19 +133,18 @@ def _rhythm(table: Table, recipe: Recipe | None) -> Rhythm:
     )
 
 
-def _with_defaults(recipe: Recipe, params: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    for name in params.keys() - recipe.params.keys():
-        table.wrong(f"params.{name}", f'recipe "{recipe.name}" has no such parameter{suggestion(name, recipe.params)}')
+def _with_defaults(recipe: Recipe, params: Table) -> dict[str, Any]:
     values = {}
     for name, parameter in recipe.params.items():
-        value = params.get(name, parameter.default)
-        if value is None:
-            table.wrong(f"params.{name}", f"missing; {parameter.about}")
-        values[name] = value
+        default: Any = parameter.default
+        values[name] = params.value(name, default, _scalar)
+        if values[name] is None:
+            params.required(name, parameter.about)
+    params.close()
     return values
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(item, str | int | float | bool) for item in value.values()):
-        raise ValueError("expected a table of texts, numbers and booleans")
+def _scalar(value: object) -> str | int | float | bool:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("expected a text, a number or a boolean")  # noqa: TRY004
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,8 +85,9 @@ def default_folder(environ: Mapping[str, str], kind: str) -> Path:
     """
     given, user, fallback = {
         "run": ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "/run"),
-        "state": ("STATE_DIRECTORY", "XDG_STATE_HOME", str(Path.home() / ".local/state")),
+        "state": ("STATE_DIRECTORY", "XDG_STATE_HOME", "~/.local/state"),
     }[kind]
     if given in environ:
         return Path(environ[given].partition(":")[0])
-    return Path(environ.get(user) or fallback) / "creche"
+    # As text: a user without a home has no use for it, but may have given a path.
+    return Path(os.path.expanduser(environ.get(user) or fallback)) / "creche"  # noqa: PTH111 - Path's raises there

@@ -131,6 +131,7 @@ async def serve(
             logger.info("stopping: {}", view.summary())
             front.stop()
             supervisor.stop()
+            await upstream.aclose()  # creates that wait for a connection are not sent any more
             await minding_ended.wait()
             feed.close()
             with trio.move_on_after(FLUSH_S):
@@ -140,7 +141,6 @@ async def serve(
         await pulse.beat()  # the ended ones must not look alive until the next start
         if heartbeats is not None:
             await heartbeats.aclose()
-        await upstream.aclose()
         ground.cancel_scope.cancel()
     logger.info("stopped; what is unfinished is minded again at the next start")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import time
@@ -83,6 +84,8 @@ async def open_listeners(config: Config, inherited: list[int]) -> AsyncIterator[
     """
     listeners = [adopt(fd) for fd in inherited]
     given = {listener.socket.family for listener in listeners}
+    for listener in listeners:
+        _check_exposure(listener, config.tcp)
     section, made = config.socket, None
     try:
         if socket.AF_UNIX not in given:
@@ -98,6 +101,15 @@ async def open_listeners(config: Config, inherited: list[int]) -> AsyncIterator[
             listener.socket.close()
         if made is not None:
             remove_unix(section.path, made)
+
+
+def _check_exposure(listener: trio.SocketListener, section: TcpSection) -> None:
+    """What the configuration demands of its own address holds for systemd's as well. Raises `StartError`."""
+    if listener.socket.family == socket.AF_UNIX:
+        return
+    host = listener.socket.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback and section.token is None:
+        raise StartError(f"systemd gave a socket on {host}, which others can reach: set [tcp] token")
 
 
 def address_of(listener: trio.SocketListener) -> str:

@@ -123,7 +123,7 @@ async def test_connections_are_kept() -> None:
         assert counts(upstream) == (1, 1, 0)
         await upstream.aclose()
         assert counts(upstream) == (0, 0, 0)
-        with pytest.raises(trio.ClosedResourceError):
+        with pytest.raises(httpx2.PoolTimeout):
             await get(upstream, port)
 
 

@@ -25,6 +25,7 @@ from creche.errors import (
     InvalidRequest,
     Outage,
     ProviderError,
+    StoreUnavailable,
     Throttled,
     WrongStatus,
 )
@@ -399,6 +400,38 @@ async def test_a_cancel_that_meets_a_decision_is_not_lost(engine: Engine, autoju
     )
     assert await engine.result() == Cancelled(reason="client")
     assert count(provider, "cancel") == 1
+
+
+@pytest.mark.parametrize("decision", [ResolveIn("attach", "found"), ResolveIn("create"), ResolveIn("drop")])
+async def test_a_decision_that_cannot_be_written_changes_nothing(
+    engine: Engine, autojump_clock: object, errors_logged: list[str], decision: ResolveIn
+) -> None:
+    """The task is as unknown as before, holds no slot, and the same decision can be made again."""
+    provider = FakeProvider(create=[LOST, MADE], repeatable=False)
+    await unknown(engine, provider)
+    engine.store.failing = True
+    with pytest.raises(StoreUnavailable):
+        await engine.supervisor.resolve("t", decision)
+    assert (await engine.supervisor.get("t")).status is Status.UNKNOWN
+    assert engine.supervisor.slots("draw").holders == set()
+    assert (await engine.supervisor.wait("t", 100)).status is Status.UNKNOWN
+    engine.store.failing = False
+    await engine.supervisor.resolve("t", decision)
+    assert (await engine.at_rest()).ended
+    assert len(errors_logged) == 1
+
+
+async def test_a_drop_is_durable_before_anybody_hears_of_it(engine: Engine, autojump_clock: object) -> None:
+    """While it is being written, the task has no outcome for those who ask."""
+    await unknown(engine, FakeProvider(create=[LOST], repeatable=False))
+    heard: list[Task] = []
+
+    async def ask() -> None:
+        heard.append(await engine.supervisor.get("t"))
+
+    await while_the_store_is_slow(engine, partial(engine.supervisor.resolve, "t", ResolveIn("drop")), ask)
+    assert [task.outcome for task in heard] == [None]
+    assert await engine.result() == Cancelled(reason="dropped")
 
 
 @pytest.mark.parametrize(

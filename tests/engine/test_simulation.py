@@ -71,6 +71,8 @@ class World:
         self.jobs: dict[str, WorldJob] = {}
         self.tasks: dict[str, str] = {}
         self.well = False
+        self.made = trio.Event()
+        """Set when a job has just been made and its answer is on the way: a bad moment for a crash."""
         self._chance = chance
         self._away: list[tuple[float, float]] = [
             (start, start + chance.uniform(5, 200)) for start in (chance.uniform(0, TROUBLE_S) for _ in range(4))
@@ -107,6 +109,7 @@ class World:
         if known is None or not self.repeatable:
             known = f"job-{len(self.jobs)}-{task.id}"
             end = self._chance.choice([*[JobStatus.SUCCEEDED] * 4, JobStatus.FAILED, JobStatus.CANCELLED])
+            self.made.set()
             self.tasks[task.token] = task.id
             self.jobs[known] = WorldJob(task.token, trio.current_time() + self._chance.uniform(0, 120), end)
         if self._happens(0.25):
@@ -230,8 +233,10 @@ class History:
             await trio.sleep(self.chance.uniform(5, 150))
             match self.chance.choice(["crash", "stop", "store", "reload", "vanish"]):
                 case "crash":
+                    await self._wait_for_a_bad_moment()
                     await self._restart(self.engine.crash)
                 case "stop":
+                    await self._wait_for_a_bad_moment()
                     await self._restart(self.engine.stop)
                 case "store":
                     self.engine.store.failing = True
@@ -248,6 +253,12 @@ class History:
                     self.engine.supervisor.reload(self._configuration())
         for world in self.worlds.values():
             world.well = True
+
+    async def _wait_for_a_bad_moment(self) -> None:
+        world = self.chance.choice(list(self.worlds.values()))
+        world.made = trio.Event()
+        with trio.move_on_after(self.chance.uniform(0, 60)):
+            await world.made.wait()
 
     # -- those who ask it --------------------------------------------------------------------------------
 
@@ -430,10 +441,10 @@ class History:
     def check_time(self) -> None:
         """Nobody waited beyond the deadline, but for the last poll and the cancel behind it, or a daemon that was away."""
         for task in self.engine.store._tasks.values():
-            if task.deadline_at is None or task.settled_at is None:
+            if task.job is None or task.settled_at is None:
                 continue
             settled_at = task.settled_at - self.engine.wall() + trio.current_time()
-            deadline_at = task.deadline_at - self.engine.wall() + trio.current_time()
+            deadline_at = task.job.since + task.deadline_s - self.engine.wall() + trio.current_time()
             disturbed = max((at for at in self.disturbed_until if at <= settled_at), default=-math.inf)
             assert settled_at <= max(deadline_at, disturbed) + 25, task.id
 

@@ -534,6 +534,16 @@ async def test_a_provider_that_contradicts_itself_is_not_believed(engine: Engine
     assert await engine.result() == Succeeded(result=msgspec.Raw(b"7"))
 
 
+async def test_a_provider_may_forget_what_it_has_cancelled(engine: Engine, autojump_clock: object) -> None:
+    """A job that is not known any more after an agreed cancel is cancelled, not lost."""
+    provider = FakeProvider(poll=[RUNNING, RUNNING, JobNotFound("HTTP 404")])
+    await engine.start(engine.algorithm(provider, rhythm=Rhythm(every_s=20)))
+    await engine.submit()
+    await trio.sleep_until(30)
+    await engine.supervisor.cancel("t")
+    assert await engine.result() == Cancelled(reason="client")
+
+
 async def test_a_job_cancelled_over_there_says_so(engine: Engine, autojump_clock: object) -> None:
     """Nobody asked for it here."""
     await engine.start(engine.algorithm(FakeProvider(poll=[STOPPED])))

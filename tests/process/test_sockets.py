@@ -25,6 +25,12 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
+@pytest.fixture(scope="module")
+def first(start_shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that others want to displace."""
+    return start_shared_daemon()
+
+
 def works(daemon: Daemon) -> bool:
     """Whether a task comes to its end."""
     task = daemon.client.submit("sim", input=QUICK)
@@ -41,47 +47,43 @@ def start_second(daemon: Daemon, *, socket_name: str, store_name: str) -> subpro
     return daemon.run("serve", "--config", str(config))
 
 
-def test_one_daemon_per_store(start_daemon: StartDaemon) -> None:
+def test_one_daemon_per_store(first: Daemon) -> None:
     """A second daemon on the same store ends with code 1 and says who has it; the first goes on."""
-    daemon = start_daemon()
-    ran = start_second(daemon, socket_name="second.sock", store_name="creche.db")
+    ran = start_second(first, socket_name="second.sock", store_name="creche.db")
     assert ran.returncode == 1
-    assert f"in use by another daemon (process {daemon.process.pid})" in ran.stderr
+    assert f"in use by another daemon (process {first.process.pid})" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert works(daemon)
+    assert works(first)
 
 
-def test_one_daemon_per_socket(start_daemon: StartDaemon) -> None:
+def test_one_daemon_per_socket(first: Daemon) -> None:
     """A second daemon on the same socket likewise, and the socket stays the first one's."""
-    daemon = start_daemon()
-    ran = start_second(daemon, socket_name="creche.sock", store_name="second.db")
+    ran = start_second(first, socket_name="creche.sock", store_name="second.db")
     assert ran.returncode == 1
-    assert f"another process listens on {daemon.socket}" in ran.stderr
+    assert f"another process listens on {first.socket}" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert works(daemon)
+    assert works(first)
 
 
-def test_one_daemon_per_port(start_daemon: StartDaemon) -> None:
+def test_one_daemon_per_port(first: Daemon) -> None:
     """A TCP port that is taken ends the start, and leaves no socket file behind."""
-    daemon = start_daemon()
-    port = daemon.tcp_url.rpartition(":")[2]
-    config = daemon.folder / "second.toml"
-    text = daemon.config.read_text().replace("creche.", "second.").replace("port = 0", f"port = {port}")
+    port = first.tcp_url.rpartition(":")[2]
+    config = first.folder / "second.toml"
+    text = first.config.read_text().replace("creche.", "second.").replace("port = 0", f"port = {port}")
     config.write_text(text, encoding="utf-8")
-    ran = daemon.run("serve", "--config", str(config))
+    ran = first.run("serve", "--config", str(config))
     assert ran.returncode == 1
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ran.stderr
-    assert not (daemon.folder / "second.sock").exists()
+    assert not (first.folder / "second.sock").exists()
 
 
-def test_no_store_no_start(start_daemon: StartDaemon) -> None:
+def test_no_store_no_start(first: Daemon) -> None:
     """A file that is no store is not touched."""
-    daemon = start_daemon()
-    (daemon.folder / "second.db").write_text("precious\n" * 1000, encoding="utf-8")
-    ran = start_second(daemon, socket_name="second.sock", store_name="second.db")
+    (first.folder / "second.db").write_text("precious\n" * 1000, encoding="utf-8")
+    ran = start_second(first, socket_name="second.sock", store_name="second.db")
     assert ran.returncode == 1
     assert "is not a store of creche" in ran.stderr
-    assert (daemon.folder / "second.db").read_text(encoding="utf-8") == "precious\n" * 1000
+    assert (first.folder / "second.db").read_text(encoding="utf-8") == "precious\n" * 1000
 
 
 def test_stale_socket_is_replaced(start_daemon: StartDaemon) -> None:

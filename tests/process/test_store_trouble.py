@@ -60,8 +60,8 @@ def fill(daemon: Daemon, eventually: Callable[..., Any]) -> None:
     eventually(lambda: code(daemon, "POST", "/v1/tasks", task) == (503, "store_unavailable"))
 
 
-def test_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any]) -> None:
-    """Submits are refused and readiness is red; what runs goes on, and settles once as soon as there is room again."""
+def test_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any], simulator: Simulator) -> None:
+    """Submits are refused and make no job, readiness is red; what runs settles once as soon as there is room again."""
     start = daemon.submit_many(50, run_s=2.0)
     assert code(daemon, "GET", "/readyz") == (200, "")
     eventually(lambda: len(list(daemon.client.tasks(status=["processing"]))) == 50)
@@ -80,24 +80,9 @@ def test_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any])
     eventually(lambda: daemon.client.status()["unfinished"] == 0)
     outcomes = daemon.outcomes()
     assert len({task["id"] for task in outcomes}) == len(outcomes) >= 50
+    assert simulator.jobs_by_tag(f"{start}-refused") == {}
     assert code(daemon, "POST", "/v1/tasks", refused) == (202, "")
     assert daemon.client.status()["faults"] == []
-
-
-def test_refused_is_not_started(
-    daemon: Daemon, full: Full, eventually: Callable[..., Any], simulator: Simulator
-) -> None:
-    """A submit that was refused made no job, and makes none later."""
-    with full():
-        fill(daemon, eventually)
-        before = simulator.stats()["creates"]
-        for _ in range(3):
-            task = {"algorithm": "sim", "input": {"simulate": {"tag": f"{daemon.folder.name}-refused"}}}
-            assert code(daemon, "POST", "/v1/tasks", task) == (503, "store_unavailable")
-        assert simulator.stats()["creates"] == before
-        daemon.claim("the store cannot be written")
-    eventually(lambda: code(daemon, "GET", "/readyz") == (200, ""))
-    assert simulator.jobs_by_tag(f"{daemon.folder.name}-refused") == {}
 
 
 def test_a_stop_with_a_full_disk(daemon: Daemon, full: Full, eventually: Callable[..., Any]) -> None:

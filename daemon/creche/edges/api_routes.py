@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -39,21 +39,22 @@ class Routes:
 
     def find(self, request: Request) -> tuple[Route, str] | Response:
         """The route and the id in the path, or a 404 or 405."""
-        rows, task_id = self._rows(request.path)
-        if rows is None:
+        method = "GET" if request.method == "HEAD" else request.method
+        allowed: set[str] = set()
+        for rows, task_id in self._rows(request.path):
+            if method in rows:
+                return rows[method], task_id
+            allowed |= rows.keys()
+        if not allowed:
             return problem_response(404, "no_such_route", "nothing is at this path; /openapi.json lists what is")
-        route = rows.get("GET" if request.method == "HEAD" else request.method)
-        if route is None:
-            allowed = ", ".join(sorted(rows))
-            response = problem_response(405, "method_not_allowed", f"expected {allowed}")
-            return msgspec.structs.replace(response, headers=(("Allow", allowed),))
-        return route, task_id
+        response = problem_response(405, "method_not_allowed", f"expected {', '.join(sorted(allowed))}")
+        return msgspec.structs.replace(response, headers=(("Allow", ", ".join(sorted(allowed))),))
 
-    def _rows(self, path: str) -> tuple[dict[str, Route] | None, str]:
+    def _rows(self, path: str) -> Iterator[tuple[dict[str, Route], str]]:
+        """Every row that the path fits: a task may be called like a part of another path."""
         if path in self._plain:
-            return self._plain[path], ""
+            yield self._plain[path], ""
         for (before, after), rows in self._with_id.items():
             task_id = path[len(before) : len(path) - len(after)]
             if path == before + task_id + after and task_id and "/" not in task_id:
-                return rows, task_id
-        return None, ""
+                yield rows, task_id

@@ -90,10 +90,8 @@ class Upstream:
         `DecodingError`. No message repeats more of the call than its origin and header names: the rest may be secret.
 
         GET and HEAD are sent once more when the provider closed a kept-alive connection instead of answering.
-        A connection whose exchange was cancelled or broke is closed. Raises `trio.ClosedResourceError` after `aclose`.
+        A connection whose exchange was cancelled or broke is closed. After `aclose` it is `PoolTimeout`.
         """
-        if self._closed:
-            raise trio.ClosedResourceError("this transport was closed")
         now = trio.current_time()
         if now >= self._next_sweep:
             self._sweep(now)
@@ -104,13 +102,18 @@ class Upstream:
             await origin.acquire_slot()
             progress.has_slot = True
             try:
+                if self._closed:
+                    raise httpx2.PoolTimeout(f"{origin.name}: no more requests are sent")
                 return await self._carry(call, request, origin, progress)
             finally:
                 origin.slots.release()
         raise progress.too_late()(f"{origin.name}: no answer within {timeout_s:g} s")
 
     async def aclose(self) -> None:
-        """Close the idle connections and take no more calls; those under way end as they would."""
+        """Close the idle connections and send nothing more: calls that wait for a connection get `PoolTimeout`.
+
+        Requests that are on the wire end as they would.
+        """
         self._closed = True
         for origin in self._origins.values():
             origin.close_idle()
