@@ -590,22 +590,6 @@ async def test_a_retried_write_does_not_take_back_a_cancel(
     assert len(errors_logged) == 1
 
 
-async def test_a_cancel_stays_on_the_record_of_a_task_that_has_ended(
-    engine: Engine, autojump_clock: object, errors_logged: list[str]
-) -> None:
-    """The outcome, known but not yet written, is the provider's; that a cancel was promised meanwhile is kept too."""
-    await engine.start(engine.algorithm(until(5, engine)))
-    await engine.submit()
-    await trio.sleep_until(4)
-    engine.store.failing = True
-    await trio.sleep_until(7.2)
-    engine.store.failing = False
-    assert (await engine.supervisor.cancel("t")).status is Status.CANCELLING
-    assert isinstance(await engine.result(), Succeeded)
-    assert engine.stored().cancel_reason == "client"
-    assert len(errors_logged) == 1
-
-
 async def test_a_task_that_ends_while_its_cancel_is_written_keeps_its_end(
     engine: Engine, autojump_clock: object
 ) -> None:
