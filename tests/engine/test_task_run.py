@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,7 +42,7 @@ def times(provider: FakeProvider, method: str = "poll") -> list[float]:
 def waits(provider: FakeProvider, method: str = "poll") -> list[float]:
     """The seconds between two calls of a method."""
     at = times(provider, method)
-    return [round(after - before, 1) for before, after in zip(at, at[1:], strict=False)]
+    return [round(after - before, 1) for before, after in pairwise(at)]
 
 
 def until(at_s: float, before: Reading | ProviderError, then: Reading) -> FakeProvider:
@@ -101,7 +102,7 @@ async def test_a_poll_that_hangs_is_cut_by_the_deadline(engine: Engine, autojump
     """The deadline does not wait for an answer; the last poll gets ten seconds."""
 
     async def hang(_: Job) -> Reading:
-        await trio.sleep_forever()
+        await trio.sleep(HOUR_S)
         return RUNNING
 
     await engine.start(engine.algorithm(FakeProvider(poll=[hang]), deadline_s=60))

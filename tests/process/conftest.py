@@ -348,17 +348,20 @@ class Daemon:
             since = page["cursor"]
         return tasks
 
+    def begin(self, *args: str) -> subprocess.Popen[str]:
+        """Start one command line, about this daemon."""
+        pipe = subprocess.PIPE
+        environ = {**self._environ, "CRECHE_SOCKET": str(self.socket)}
+        return subprocess.Popen([*COMMAND, *args], env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603 - our own command
+
     def run(self, *args: str, stdin: str = "", within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
-        """One command line, about this daemon."""
-        return subprocess.run(  # noqa: S603 - our own command
-            [*COMMAND, *args],
-            env={**self._environ, "CRECHE_SOCKET": str(self.socket)},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-            check=False,
-        )
+        """Run one command line, about this daemon, to its end."""
+        with self.begin(*args) as process:
+            try:
+                out, err = process.communicate(stdin, within_s)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def logged(self, level: str) -> list[str]:
         """The messages of a level so far."""

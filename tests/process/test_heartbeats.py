@@ -77,7 +77,7 @@ def daemon(start_daemon: StartDaemon, valkey: Valkey) -> Daemon:
 @pytest.mark.slow
 def test_beats(daemon: Daemon, valkey: Valkey, eventually: Callable[..., Any]) -> None:
     """A key per task with the time of its last beat, refreshed every 2 s, for 24 hours; gone after the end."""
-    daemon.submit_many(3, run_s=5.0)
+    daemon.submit_many(3, run_s=4.0)
     first = eventually(lambda: found if len(found := valkey.beats()) == 3 else None)
     task_ids = {task["id"] for task in daemon.client.tasks()}
     assert first.keys() == task_ids
@@ -94,7 +94,7 @@ def test_beats(daemon: Daemon, valkey: Valkey, eventually: Callable[..., Any]) -
 @pytest.mark.slow
 def test_valkey_away(daemon: Daemon, valkey: Valkey, eventually: Callable[..., Any]) -> None:
     """Valkey killed for ten seconds under load: minding goes on as if nothing were, and beats resume by themselves."""
-    daemon.submit_many(200, run_s=2.0, spread_s=13.0)
+    daemon.submit_many(200, run_s=3.0, spread_s=11.0)
     eventually(lambda: len(valkey.beats()) == 200)
     valkey.kill()
     back_at = time.monotonic() + AWAY_S

@@ -49,7 +49,7 @@ def test_nothing_is_lost_or_doubled_with_jobs_running(
     """Killed with 200 tasks in flight: each job is made once, each task settles once, a listener misses nothing."""
     daemon = start_daemon()
     with listen(daemon.tcp_url) as before:
-        start = daemon.submit_many(200, run_s=0.5, spread_s=3.0)
+        start = daemon.submit_many(200, run_s=0.5, spread_s=2.0)
         before.hears(20)
         daemon.kill()
         assert before.ended.wait(10)
