@@ -189,6 +189,13 @@ class CreateRefused(ProviderError):
 
 
 class CreateUncertain(ProviderError):
-    """The create request may or may not have made a job: the answer was lost, or says neither."""
+    """The create request may or may not have made a job: the answer was lost, or says neither.
+
+    `answered` tells the latter: the provider is there, but what it said is an error or cannot be read.
+    """
 
     code = "create_uncertain"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, answered: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.answered = answered

@@ -133,6 +133,8 @@ async def serve(
             supervisor.stop()
             await upstream.aclose()  # creates that wait for a connection are not sent any more
             await minding_ended.wait()
+            with trio.move_on_after(FLUSH_S):
+                await journal.flush()
             feed.close()
             with trio.move_on_after(FLUSH_S):
                 await front_ended.wait()

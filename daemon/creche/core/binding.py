@@ -97,7 +97,8 @@ class Binding:
         if answer.status in _CREDENTIALS:
             raise CredentialsRefused(self._complaint(answer), retry_after_s=hint_s)
         if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
-            raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s)
+            away = answer.status in _AWAY
+            raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s, answered=not away)
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             raise CreateRefused(self._complaint(answer))
         return self._read_created(answer, task)
@@ -116,7 +117,7 @@ class Binding:
             job = task.token
         if not job:
             # The provider took the request, so a job may well be running under a name that we did not learn.
-            raise CreateUncertain(unreadable)
+            raise CreateUncertain(unreadable, answered=True)
         reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
         keep = {**reading.keep, **_found(step.keep, answer, body)}
         return msgspec.structs.replace(reading, job=job, keep=keep)

@@ -1,49 +1,28 @@
 """HTTP/1.1 for our own API, by h11, on Unix sockets and on TCP.
 
-The front reads whole requests within limits of size and time, asks the handler, and answers. What strangers send never
-ends it, and of that only method and path ever reach a log. A WebSocket upgrade is handed on with the bytes that
-announced it.
+The front accepts connections and gives each a child of its own, in which it converses (`edges.front_connection`). What
+strangers send never ends it.
 """
 
 from __future__ import annotations
 
 import errno
 import select
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from email.utils import formatdate
-from functools import lru_cache
-from http import HTTPStatus
-from urllib.parse import parse_qsl, unquote
+from collections.abc import Awaitable, Callable
 
-import h11
 import msgspec
 import trio
 from loguru import logger
 
 from creche.core.exchange import Peer, Request, Response
-from creche.core.wire import problem_response
-from creche.edges.front_listening import Hangups, Replay, peer_of
+from creche.edges.front_connection import Connection, Refusal, report
+from creche.edges.front_listening import Hangups
 
 Handle = Callable[[Request], Awaitable[Response]]
 Upgrade = Callable[[Request, trio.abc.Stream], Awaitable[None]]
 
-STREAM_PATH = "/v1/stream"
-MAX_HEADERS = 100
-MAX_QUERY_FIELDS = 100
-
-# Small pieces keep the loop responsive: a hostile body in chunks of one byte costs h11 some 20 us for every 6 bytes.
-_RECEIVE_BYTES = 16 << 10
-_SEND_BYTES = 256 << 10
-_LINGER_S = 1.0
-_LINGER_BYTES = 1 << 20
 _STARVED_PAUSE_S = 0.1
 _STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SHOWN_CHARS = 200
-_MALFORMED = "malformed_request"
-_READING = "reading a request"
-_BODILESS = frozenset({204, 304})
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +70,7 @@ class Front:
         self._allowed_uids = allowed_uids
         self._hosts = hosts
         self._accepting = trio.CancelScope()
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
 
     async def serve(
         self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -141,11 +120,11 @@ class Front:
 
     async def _serve_client(self, stream: trio.SocketStream, hangups: Hangups) -> None:
         """One connection's whole life, and its one error boundary."""
-        connection = _Connection(self, stream, hangups)
+        connection = Connection(self, stream, hangups)
         try:
             if len(self._connections) >= self.limits.connections:
                 await connection.refuse(
-                    _Refusal(503, "too_many_connections", "all connections are taken, try again later")
+                    Refusal(503, "too_many_connections", "all connections are taken, try again later")
                 )
             else:
                 self._connections.add(connection)
@@ -153,237 +132,21 @@ class Front:
         except* (trio.BrokenResourceError, trio.TooSlowError):
             logger.debug("a client is gone, or takes no answer: {}", connection.doing)
         except* Exception as group:  # noqa: BLE001 - a connection never ends the server
-            _report(group, connection.doing)
+            report(group, connection.doing)
         finally:
             self._connections.discard(connection)
             await trio.aclose_forcefully(stream)
 
     def check(self, peer: Peer, host: str) -> None:
-        """Raises `_Refusal` for a peer that is not allowed, or a host that is not ours."""
+        """Raises `Refusal` for a peer that is not allowed, or a host that is not ours."""
         if peer.local:
             if self._allowed_uids is not None and peer.uid not in self._allowed_uids:
-                raise _Refusal(403, "forbidden", f"user id {peer.uid} may not use this socket")
+                raise Refusal(403, "forbidden", f"user id {peer.uid} may not use this socket")
         elif self._hosts is not None and _host_name(host) not in self._hosts:
-            raise _Refusal(421, "misdirected", "this server does not answer for the host that the request names")
-
-
-class _Refusal(Exception):
-    """The request is not served: this is the answer, and the connection closes after it."""
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.response = problem_response(status, code, detail)
-
-
-class _Connection:
-    """One client and its requests, one after the other."""
-
-    def __init__(self, front: Front, stream: trio.SocketStream, hangups: Hangups) -> None:
-        self.doing = _READING
-        self._front = front
-        self._limits = front.limits
-        self._stream = stream
-        self._hangups = hangups
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
-        self._patience = trio.CancelScope()
-        self._idle = False
-        self._head_only = False
-        self._received = bytearray()
-
-    async def converse(self) -> None:
-        """Answer requests until one side has had enough. Raises when the client is gone in the midst of it."""
-        try:
-            peer = peer_of(self._stream.socket)
-        except OSError:
-            return
-        wait_s = self._limits.head_s
-        while not self._front.stopping:
-            try:
-                request = await self._next_request(peer, wait_s)
-            except _Refusal as refusal:
-                await self.refuse(refusal)
-                return
-            if request is None:
-                return
-            if upgrade := self._upgrade_for(request):
-                await upgrade(request, Replay(self._stream, bytes(self._received)))
-                return
-            if not await self._serve(request):
-                return
-            self._http.start_next_cycle()
-            wait_s = self._limits.idle_s
-
-    def close_if_idle(self) -> None:
-        """End the conversation if the client is not in the midst of a request."""
-        if self._idle:
-            self._patience.cancel()
-
-    async def refuse(self, refusal: _Refusal) -> None:
-        """Answer, and see to it that the answer arrives: closing on unread bytes would reset the connection."""
-        logger.debug("refused, {}: {}", self.doing, refusal.response.status)
-        await self._send(refusal.response, close=True)
-        with trio.move_on_after(_LINGER_S):
-            await self._stream.send_eof()
-            drained = 0
-            while drained < _LINGER_BYTES:
-                some = await self._stream.receive_some(_RECEIVE_BYTES)
-                if not some:
-                    return
-                drained += len(some)
-
-    async def _next_request(self, peer: Peer, wait_s: float) -> Request | None:
-        """The next request, whole, but of an upgrade only the head; None when no more comes. Raises `_Refusal`."""
-        self.doing, self._head_only = _READING, False
-        self._received = bytearray(self._http.trailing_data[0])
-        with trio.move_on_after(wait_s) as self._patience:
-            self._idle = not self._received
-            if self._idle and not await self._receive():
-                return None
-            self._idle = False
-            self._patience.deadline = trio.current_time() + self._limits.head_s
-            head = await self._next_event()
-            if not isinstance(head, h11.Request):
-                return None
-            request = self._understand(head, peer)
-            if self._upgrade_for(request):
-                return request
-            self._patience.deadline = trio.current_time() + self._limits.body_s
-            return msgspec.structs.replace(request, body=await self._read_body(request))
-        if self._idle:
-            return None  # a 408 might cross the client's next request, and be taken for the answer to it
-        raise _Refusal(408, "request_timeout", "the request did not arrive in time")
-
-    async def _receive(self) -> bool:
-        """Receive some bytes; False at the end of what the client sends."""
-        some = await self._stream.receive_some(_RECEIVE_BYTES)
-        self._http.receive_data(some)
-        self._received += some
-        return bool(some)
-
-    async def _next_event(self) -> object:
-        while True:
-            try:
-                event = self._http.next_event()
-            except h11.RemoteProtocolError as exc:
-                code = (
-                    "header_too_large"
-                    if exc.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                    else _MALFORMED
-                )
-                raise _Refusal(exc.error_status_hint, code, str(exc)[:_SHOWN_CHARS]) from exc
-            if event is not h11.NEED_DATA:
-                return event
-            await self._receive()
-
-    def _understand(self, head: h11.Request, peer: Peer) -> Request:
-        target = head.target.decode("ascii")
-        raw_path, _, raw_query = target.partition("?")
-        method = head.method.decode("ascii")
-        # h11 lets only visible ASCII through here, so that this can go to a log as it is.
-        self.doing = f"{method} {raw_path}"[:_SHOWN_CHARS]
-        self._head_only = method == "HEAD"
-        head_bytes = len(self._received) - len(self._http.trailing_data[0])
-        if head_bytes > self._limits.head_bytes or len(head.headers) > MAX_HEADERS:
-            allowed = f"{self._limits.head_bytes} bytes and {MAX_HEADERS} fields"
-            raise _Refusal(431, "header_too_large", f"a request head may have {allowed}")
-        headers = _joined(head.headers)
-        self._front.check(peer, headers.get("host", ""))
-        if not target.startswith("/") or "%00" in target:
-            raise _Refusal(400, _MALFORMED, "the request target is no path without NUL")
-        try:
-            path = unquote(raw_path, errors="strict")
-            query = parse_qsl(raw_query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
-        except ValueError as exc:
-            detail = f"the request target is not UTF-8, or its query has more than {MAX_QUERY_FIELDS} fields"
-            raise _Refusal(400, _MALFORMED, detail) from exc
-        method = "GET" if self._head_only else method
-        return Request(method=method, path=path, query=tuple(query), headers=headers, body=b"", peer=peer)
-
-    def _upgrade_for(self, request: Request) -> Upgrade | None:
-        if request.path != STREAM_PATH or request.method != "GET":
-            return None
-        tokens = request.headers.get("connection", "").lower().split(",")
-        wanted = "upgrade" in map(str.strip, tokens) and request.headers.get("upgrade", "").lower() == "websocket"
-        return self._front.upgrade if wanted else None
-
-    async def _read_body(self, request: Request) -> bytes:
-        most = self._limits.body_bytes
-        too_large = f"a request body may have {most} bytes"
-        if int(request.headers.get("content-length", 0)) > most:
-            raise _Refusal(413, "too_large", too_large)
-        if self._http.they_are_waiting_for_100_continue:
-            await self._send_events(h11.InformationalResponse(status_code=100, headers=[]))
-        body = bytearray()
-        while isinstance(event := await self._next_event(), h11.Data):
-            body += event.data
-            self._received.clear()  # only an upgrade is replayed, and does not come this far
-            if len(body) > most:
-                raise _Refusal(413, "too_large", too_large)
-        return bytes(body)
-
-    async def _serve(self, request: Request) -> bool:
-        """Handle and answer one request; False ends the conversation."""
-        began = trio.current_time()
-        response: Response | None = None
-        try:
-            if request.method == "GET":
-                response = await self._hangups.handle(self._front.handle, request, self._stream.socket.fileno())
-            else:
-                response = await self._front.handle(request)
-        except* Exception as group:  # noqa: BLE001 - whatever a handler does, its client gets an answer
-            _report(group, self.doing)
-            response = problem_response(500, "internal", "the daemon made a mistake; its log has the details")
-        if response is not None:
-            await self._send(response, close=self._front.stopping)
-        status = "hung up" if response is None else response.status
-        took_ms = (trio.current_time() - began) * 1000
-        peer = request.peer
-        logger.debug("{} {} {:.1f} ms pid={} uid={}", self.doing, status, took_ms, peer.pid, peer.uid)
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-
-    async def _send(self, response: Response, *, close: bool) -> None:
-        body = b"" if self._head_only or response.status in _BODILESS else response.body
-        await self._send_events(_head(response, close=close), h11.Data(data=body), h11.EndOfMessage())
-
-    async def _send_events(self, *events: h11.Event) -> None:
-        """Raises `trio.TooSlowError` when the client does not take them."""
-        data = b"".join(self._http.send(event) or b"" for event in events)
-        for start in range(0, len(data), _SEND_BYTES):
-            with trio.fail_after(self._limits.write_s):
-                await self._stream.send_all(data[start : start + _SEND_BYTES])
-
-
-def _head(response: Response, *, close: bool) -> h11.Response:
-    headers = [("Date", _http_date(int(time.time()))), ("X-Content-Type-Options", "nosniff"), *response.headers]
-    if response.status not in _BODILESS:
-        headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
-    if not any(name.lower() == "cache-control" for name, _ in response.headers):
-        headers.append(("Cache-Control", "no-store"))
-    if close:
-        headers.append(("Connection", "close"))
-    return h11.Response(status_code=response.status, headers=headers, reason=_REASONS.get(response.status, b""))
-
-
-@lru_cache(maxsize=1)
-def _http_date(unix_s: int) -> str:
-    return formatdate(unix_s, usegmt=True)
-
-
-def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in fields:
-        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+            raise Refusal(421, "misdirected", "this server does not answer for the host that the request names")
 
 
 def _host_name(host: str) -> str:
     """The host part of a Host header, without port and brackets."""
     name = host.lower()
     return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-
-
-def _report(error: Exception, doing: str) -> None:
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    logger.opt(exception=error).error("{} failed", doing)

@@ -57,6 +57,7 @@ class Journal:
         self._notes: dict[str, Task] = {}
         self._wake = trio.Event()
         self._closing = False
+        self._last: _Pending | None = None
         self.fault: str | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -75,6 +76,11 @@ class Journal:
         """Let `run` end once nothing is left to write. Call it after the last writer has ended."""
         self._closing = True
         self._wake.set()
+
+    async def flush(self) -> None:
+        """Wait until every write that was given so far is committed or refused, and what follows it is done."""
+        if self._last is not None:
+            await self._last.done.wait()
 
     async def write(self, write: Write, *, then: Callable[[Written], None] | None = None) -> Written:
         """Write durably; returns when committed. Raises `StoreUnavailable`, and the refusals that the store answers.
@@ -132,7 +138,7 @@ class Journal:
     def _enqueue(self, write: Write, then: Callable[[Written], None] | None) -> _Pending:
         # A full save overtakes an older note about the same task, which must not be written after it.
         self._notes.pop(write.task.id, None)
-        pending = _Pending(write, then)
+        pending = self._last = _Pending(write, then)
         self._queue.append(pending)
         self._wake.set()
         return pending

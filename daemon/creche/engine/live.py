@@ -88,7 +88,7 @@ class LiveTask:
     def stumble(self, error: ProviderError, failures: int) -> None:
         """An answer was an error; loud once per kind, not once per poll."""
         condition = error.code if error.code in CONDITIONS else None
-        if error.code != self._trouble or failures != self.failures:
+        if error.code != self._trouble:
             log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
             log.warning("{}: {} ({})", self.task.id, error, error.code)
         self._trouble = error.code

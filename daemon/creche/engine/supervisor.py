@@ -52,6 +52,7 @@ class Supervisor:
         self._slots: dict[str, Slots] = {}
         self._live: dict[str, LiveTask] = {}
         self._max_tasks = max_tasks
+        self._arriving = 0
         self._stopping = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -65,6 +66,8 @@ class Supervisor:
                 if live.creating is not None:
                     live.creating.deadline = trio.current_time() + CREATE_GRACE_S
             self._nursery.cancel_scope.cancel()
+        for live in self._live.values():
+            live.at_rest.set()  # whoever waits for the task now waits for the next start
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
@@ -100,7 +103,11 @@ class Supervisor:
             else:
                 answers.append(None)
                 writes.append((Accept(task), self._begin_accepted))
-        written = iter(await self._tools.journal.write_all(writes))
+        self._arriving += len(writes)
+        try:
+            written = iter(await self._tools.journal.write_all(writes))
+        finally:
+            self._arriving -= len(writes)
         return [_accepted(next(written)) if answer is None else answer for answer in answers]
 
     async def get(self, task_id: str) -> Task:
@@ -162,20 +169,29 @@ class Supervisor:
             case "create":
                 task = rules.create_anew(task, new_token())
             case "drop":
-                task = rules.settle(task, Cancelled(reason="dropped"), self._tools.wall())
+                return await self._drop(live)
             case action:
                 raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
         # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
         fresh = self._register(task)
         try:
-            if task.ended:
-                await self._tools.journal.write(Settle(task), then=partial(self._settled, fresh))
-            else:
-                await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
+            await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
         except CrecheError:
+            self._rest(fresh)
             self._live[task_id] = live
             raise
         return fresh.task
+
+    async def _drop(self, live: LiveTask) -> Task:
+        """Settle an unknown task. Until that is written nobody hears of it, and no second decision is taken."""
+        live.at_rest = trio.Event()
+        task = rules.settle(live.task, Cancelled(reason="dropped"), self._tools.wall())
+        try:
+            await self._tools.journal.write(Settle(task), then=partial(self._settled, live))
+        except CrecheError:
+            live.at_rest.set()
+            raise
+        return task
 
     # -- what the API shows ------------------------------------------------------------------------------
 
@@ -223,7 +239,7 @@ class Supervisor:
     def _check_room(self, before: int) -> None:
         if self.draining:
             raise Draining("the daemon is stopping; submit again in a moment")
-        if len(self._live) + before >= self._max_tasks:
+        if len(self._live) + self._arriving + before >= self._max_tasks:
             raise TooManyTasks(f"{self._max_tasks} tasks are unfinished, as many as [tasks] max allows")
 
     def _begin_accepted(self, written: Written) -> None:
@@ -292,19 +308,23 @@ class Supervisor:
 
     async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
         """Write the outcome before anyone hears it; the journal goes on with it even if the daemon stops now."""
+        now = self._tools.wall()
         try:
-            task = rules.settle(live.task, outcome, self._tools.wall())
+            # Made anew for every try: a cancel that was answered meanwhile belongs to it.
+            await self._tools.journal.write_surely(
+                lambda: Settle(rules.settle(live.task, outcome, now)), then=partial(self._settled, live)
+            )
         except IllegalMove:
             logger.exception("{}: cannot be settled", live.task.id)
-            return
-        await self._tools.journal.write_surely(lambda: Settle(task), then=partial(self._settled, live))
+            self._rest(live)
 
     def _settled(self, live: LiveTask, written: Written) -> None:
+        self._live.pop(live.task.id, None)
         if not isinstance(written, Entry):
             logger.error("{}: the outcome was refused: {}", live.task.id, written)
+            self._rest(live)
             return
         task = live.task = written.task
-        del self._live[task.id]
         self._rest(live)
         self._tools.pulse.end(task.id)
         self._tools.count("settled", task.algorithm, task.status)

@@ -19,12 +19,12 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, error_wait_s, outcome_of
+from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Cancelled, Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.engine.create import create_job
 from creche.engine.live import LiveTask, Tools
-from creche.engine.ports import Save
-from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
+from creche.errors import ProviderError
 
 LAST_POLL_S = 10.0
 """How long the one poll past the deadline may take, and the cancel that may follow it."""
@@ -35,7 +35,7 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     if live.delay_s > 0:
         await live.alarm.sleep(live.delay_s)
     if live.task.job is None:
-        ended = await _create(live, tools)
+        ended = await create_job(live, tools)
         if ended is not None or live.task.status is Status.UNKNOWN:
             return ended
     child = _PollingChild(live, tools)
@@ -49,113 +49,6 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     if child.outcome is None:
         await child.poll_a_last_time()
     return child.outcome or TimedOut(after_s=live.task.deadline_s)
-
-
-# -- create --------------------------------------------------------------------------------------------
-
-
-async def _create(live: LiveTask, tools: Tools) -> Outcome | None:
-    """Make the job and put its id on disk; an outcome if there will be none, or if it is over already.
-
-    `uncertain` means that an earlier request may have made the job. Then the task neither waits for a turn nor
-    goes back to `accepted` (where a cancel would end it without asking the provider): the create is repeated until
-    it is known.
-    """
-    errors = 0
-    uncertain = live.task.status is Status.CREATING
-    loss = "the daemon ended while the create was on the wire"
-    while True:
-        if uncertain and not live.algorithm.may_repeat:
-            await _park(live, tools, loss)
-            return None
-        if not uncertain and not await _wait_for_turn(live, tools):
-            return Cancelled(reason=live.task.cancel_reason or "client")
-        await _write_intent(live, tools, uncertain=uncertain)
-        try:
-            reading = await _create_once(live)
-        except CreateRefused as exc:
-            tools.count("creates", live.algorithm.name, exc.code)
-            return Failed(reason="create_refused", message=str(exc))
-        except (CreateUncertain, AnswerError) as exc:
-            error: ProviderError = exc
-            uncertain, loss = True, f"the create's answer was lost: {exc}"
-        except ProviderError as exc:
-            error = exc
-            if not uncertain:
-                live.change(rules.put_back(live.task, str(exc)))
-                await tools.journal.write_surely(lambda: Save(live.task))
-        else:
-            tools.count("creates", live.algorithm.name, "good")
-            return await _begin_job(live, tools, reading)
-        errors += 1
-        tools.count("creates", live.algorithm.name, error.code)
-        live.stumble(error, 0)
-        if live.algorithm.may_repeat or not uncertain:
-            rhythm = live.algorithm.rhythm
-            await live.alarm.sleep(error_wait_s(rhythm.every_s, errors, error.retry_after_s, tools.dice()))
-
-
-async def _wait_for_turn(live: LiveTask, tools: Tools) -> bool:
-    """Wait for `start_at` and for a slot. False when a cancel came first."""
-    while live.task.cancel_reason is None:
-        wait_s = (live.task.start_at or 0.0) - tools.wall()
-        if wait_s > 0:
-            await live.alarm.sleep(wait_s)
-        elif live.task.id in live.slots.holders or live.slots.take(live.task.id, live.task.priority):
-            return True
-        else:
-            # Rung when a slot is free, or by a cancel.
-            await live.alarm.sleep(math.inf)
-    return False
-
-
-async def _write_intent(live: LiveTask, tools: Tools, *, uncertain: bool) -> None:
-    """The intent is on disk when this returns. Cancelled (the daemon stops), it is taken back, as nothing was sent."""
-    live.change(rules.begin_create(live.task))
-    try:
-        await tools.journal.write_surely(lambda: Save(live.task))
-        await trio.lowlevel.checkpoint_if_cancelled()
-    except trio.Cancelled:
-        if not uncertain:
-            live.change(rules.put_back(live.task, ""))
-            tools.journal.note(live.task)
-        raise
-
-
-async def _create_once(live: LiveTask) -> Reading:
-    """One create request, shielded: cut in the middle it would leave open whether a job exists.
-
-    The provider bounds its own requests; when the daemon stops, the supervisor shortens the shield.
-    """
-    with trio.CancelScope(shield=True) as shield:
-        live.creating = shield
-        try:
-            return await live.algorithm.provider.create(live.task)
-        finally:
-            live.creating = None
-    raise CreateUncertain("the daemon stopped while the create was on the wire")
-
-
-async def _begin_job(live: LiveTask, tools: Tools, reading: Reading) -> Outcome | None:
-    now = tools.wall()
-    assert reading.job is not None, "the contract of Provider.create"  # noqa: S101
-    task = rules.begin_job(live.task, Job(reading.job, reading.keep, now), now)
-    live.recover()
-    live.change(task)
-    await tools.journal.write_surely(lambda: Save(live.task))
-    logger.bind(task=task.id, algorithm=task.algorithm, job=reading.job).info(
-        "{}: job {} created", task.id, reading.job
-    )
-    if reading.status.running or reading.to_fetch:
-        return None
-    return outcome_of(reading, task.cancel_reason)
-
-
-async def _park(live: LiveTask, tools: Tools, note: str) -> None:
-    live.change(rules.park_unknown(live.task, note))
-    await tools.journal.write_surely(lambda: Save(live.task))
-    log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
-    log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)
 
 
 # -- mind ----------------------------------------------------------------------------------------------
@@ -196,7 +89,7 @@ class _PollingChild:
             if isinstance(decision, End) and not isinstance(decision.outcome, ServerFailed):
                 self.outcome = decision.outcome
                 return
-        if self._live.algorithm.on_timeout == "cancel":
+        if self._live.algorithm.on_timeout == "cancel" or self._live.task.cancel_reason is not None:
             with trio.move_on_after(LAST_POLL_S):
                 await self._ask_to_cancel()
 

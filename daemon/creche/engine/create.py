@@ -1,0 +1,143 @@
+"""The create protocol: the intent is on disk before the first byte leaves, the job's id before anything else.
+
+A request that may have arrived without our learning of its job makes the task *uncertain*. Then it neither waits for
+a turn nor goes back to `accepted`, where a cancel would end it without asking the provider: the create is repeated with
+the same token until the job is known, or the task is parked as `unknown` where repeating is not safe or leads nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+from loguru import logger
+
+from creche.core import task as rules
+from creche.core.polling import error_wait_s, outcome_of
+from creche.core.reading import Reading
+from creche.core.task import Cancelled, Failed, Job, Outcome, Status
+from creche.engine.live import LiveTask, Tools
+from creche.engine.ports import Save
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
+
+
+async def create_job(live: LiveTask, tools: Tools) -> Outcome | None:
+    """Make the task's job. Returns None when it runs or when the task is `unknown` now, else the outcome."""
+    return await _Creation(live, tools).run()
+
+
+class _Creation:
+    """The attempts to make one job."""
+
+    def __init__(self, live: LiveTask, tools: Tools) -> None:
+        self._live = live
+        self._tools = tools
+        self._errors = 0
+        self._failures = 0
+        self._uncertain = live.task.status is Status.CREATING
+        self._loss = "the daemon ended while the create was on the wire"
+
+    async def run(self) -> Outcome | None:
+        live, tools = self._live, self._tools
+        while True:
+            if self._uncertain and not self._may_repeat():
+                await self._park(self._loss)
+                return None
+            if not self._uncertain and not await self._wait_for_turn():
+                return Cancelled(reason=live.task.cancel_reason or "client")
+            await self._write_intent()
+            try:
+                reading = await self._send()
+            except CreateRefused as exc:
+                tools.count("creates", live.algorithm.name, exc.code)
+                if not self._uncertain or live.algorithm.provider.repeatable:
+                    return Failed(reason="create_refused", message=str(exc))
+                await self._park(f"an earlier create may have arrived, and the last was refused: {exc}")
+                return None
+            except ProviderError as exc:
+                await self._take_note(exc)
+            else:
+                tools.count("creates", live.algorithm.name, "good")
+                return await self._begin_job(reading)
+
+    def _may_repeat(self) -> bool:
+        algorithm = self._live.algorithm
+        return algorithm.may_repeat and self._failures < algorithm.rhythm.max_failures
+
+    async def _take_note(self, error: ProviderError) -> None:
+        """What an error tells about the job; then wait, unless the task will be parked."""
+        live, tools = self._live, self._tools
+        tools.count("creates", live.algorithm.name, error.code)
+        self._errors += 1
+        if isinstance(error, CreateUncertain | AnswerError):
+            self._uncertain, self._loss = True, f"the create's answer was lost: {error}"
+            self._failures += isinstance(error, AnswerError) or error.answered
+        elif not self._uncertain:
+            live.change(rules.put_back(live.task, str(error)))
+            await tools.journal.write_surely(lambda: Save(live.task))
+        live.stumble(error, self._failures)
+        if self._may_repeat() or not self._uncertain:
+            every_s = live.algorithm.rhythm.every_s
+            await live.alarm.sleep(error_wait_s(every_s, self._errors, error.retry_after_s, tools.dice()))
+
+    async def _wait_for_turn(self) -> bool:
+        """Wait for `start_at` and for a slot. False when a cancel came first."""
+        live = self._live
+        while live.task.cancel_reason is None:
+            wait_s = (live.task.start_at or 0.0) - self._tools.wall()
+            if wait_s > 0:
+                await live.alarm.sleep(wait_s)
+            elif live.task.id in live.slots.holders or live.slots.take(live.task.id, live.task.priority):
+                return True
+            else:
+                # Rung when a slot is free, or by a cancel.
+                await live.alarm.sleep(math.inf)
+        return False
+
+    async def _write_intent(self) -> None:
+        """The intent is on disk when this returns. Cancelled (the daemon stops) it is taken back: nothing was sent."""
+        live, tools = self._live, self._tools
+        live.change(rules.begin_create(live.task))
+        try:
+            await tools.journal.write_surely(lambda: Save(live.task))
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            if not self._uncertain:
+                live.change(rules.put_back(live.task, ""))
+                tools.journal.note(live.task)
+            raise
+
+    async def _send(self) -> Reading:
+        """One create request, shielded: cut in the middle it would leave open whether a job exists.
+
+        The provider bounds its own requests; when the daemon stops, the supervisor shortens the shield.
+        """
+        live = self._live
+        with trio.CancelScope(shield=True) as shield:
+            live.creating = shield
+            try:
+                return await live.algorithm.provider.create(live.task)
+            finally:
+                live.creating = None
+        raise CreateUncertain("the daemon stopped while the create was on the wire")
+
+    async def _begin_job(self, reading: Reading) -> Outcome | None:
+        live, tools = self._live, self._tools
+        assert reading.job is not None, "the contract of Provider.create"  # noqa: S101
+        now = tools.wall()
+        live.recover()
+        live.change(rules.begin_job(live.task, Job(reading.job, reading.keep, now), now))
+        await tools.journal.write_surely(lambda: Save(live.task))
+        log = logger.bind(task=live.task.id, algorithm=live.algorithm.name, job=reading.job)
+        log.info("{}: job {} created", live.task.id, reading.job)
+        if reading.status.running or reading.to_fetch:
+            return None
+        return outcome_of(reading, live.task.cancel_reason)
+
+    async def _park(self, note: str) -> None:
+        """Leave the decision to a person."""
+        live = self._live
+        live.change(rules.park_unknown(live.task, note))
+        await self._tools.journal.write_surely(lambda: Save(live.task))
+        log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+        log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)
