@@ -660,3 +660,40 @@ def test_a_crash_at_any_point_makes_no_second_job(
 
         reached = trio.run(run, points, clock=trio.testing.MockClock(autojump_threshold=0))
     assert points > 30
+
+
+# -- where repeating leads nowhere ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [AnswerError("odd"), CreateUncertain("HTTP 500", answered=True)])
+async def test_five_error_answers_to_a_create_are_enough(
+    engine: Engine, autojump_clock: object, error: ProviderError
+) -> None:
+    """Whether one of them made a job cannot be told, so a person decides; the create is not repeated for ever."""
+    provider = FakeProvider(create=[error], repeatable=True)
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    task = await engine.supervisor.wait("t", 3600)
+    assert task.status is Status.UNKNOWN
+    assert count(provider, "create") == 5
+
+
+async def test_lost_answers_to_a_create_are_never_enough(engine: Engine, autojump_clock: object) -> None:
+    """A provider that is away is away, whatever the task was about to do."""
+    provider, tokens = by_token(LOST, 30)
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    await trio.sleep_until(3 * 3600)
+    assert (await engine.supervisor.get("t")).ended
+    assert list(tokens.values()) == [31]
+
+
+@pytest.mark.parametrize(("repeatable", "status"), [(True, Status.FAILED), (False, Status.UNKNOWN)])
+async def test_a_refusal_after_a_lost_answer(
+    engine: Engine, autojump_clock: object, *, repeatable: bool, status: Status
+) -> None:
+    """With a token it says that there is no job; without one only that there is no second."""
+    provider = FakeProvider(create=[LOST, CreateRefused("HTTP 400")], repeatable=repeatable)
+    await engine.start(engine.algorithm(provider, on_unknown="retry"))
+    await engine.submit()
+    assert (await engine.supervisor.wait("t", 3600)).status is status
