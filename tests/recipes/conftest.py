@@ -23,6 +23,7 @@ FOLDER = Path(creche.__file__).parent / "recipes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 SECRET = "s3cr3t"
 FAL = "https://queue.fal.run/fal-ai/flux/requests/j-1"
+
 PARAMS: dict[str, dict[str, Any]] = {
     "bentoml": {"path": "/train"},
     "fal": {"model": "fal-ai/flux/dev"},
@@ -33,6 +34,7 @@ KEEP: dict[str, dict[str, str]] = {
     "fal": {"status_url": f"{FAL}/status", "response_url": FAL, "cancel_url": f"{FAL}/cancel"},
     "openai-batch": {"output_file_id": "file-out"},
 }
+
 WAITING, PROCESSING, PAUSED = JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED
 SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 

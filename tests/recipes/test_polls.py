@@ -35,6 +35,7 @@ BATCH_HALF = batch("completed", 2, output_file_id="file-out", error_file_id="fil
 BATCH_LATE = batch("expired", 1, output_file_id="file-out")
 OUTPUT = {"output_file_id": "file-out"}
 INVALID = {"object": "list", "data": [{"code": "invalid_json_line", "message": "line 1 is no JSON", "line": 1}]}
+
 POLLED: dict[str, tuple[int, object, Reading]] = {
     "bentoml: queued": (200, bento("pending"), ended("pending", WAITING)),
     "bentoml: running": (200, bento("in_progress"), ended("in_progress", PROCESSING)),

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
-import trio.testing
 
 from creche.core.exchange import Answer, Call
 from creche.edges.upstream import Upstream
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
 HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = HEAD + b"Content-Length: 2\r\n\r\nok"
 

@@ -8,7 +8,6 @@ import zlib
 import httpx2
 import pytest
 import trio
-import trio.testing
 from tests.edges.upstream.conftest import HEAD, WHOLE, ask, provider, read_request
 
 from creche.core.exchange import Call

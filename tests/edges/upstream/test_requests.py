@@ -5,7 +5,6 @@ from __future__ import annotations
 import httpx2
 import pytest
 import trio
-import trio.testing
 from tests.edges.upstream.conftest import WHOLE, provider, read_request
 
 from creche.core.exchange import Call

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-import trio.testing
 import trustme
 
 from creche.core.exchange import Call

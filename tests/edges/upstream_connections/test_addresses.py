@@ -7,7 +7,6 @@ import socket
 import httpx2
 import pytest
 import trio
-import trio.testing
 from tests.edges.upstream_connections.conftest import Counting, provider
 
 from creche.core.exchange import Call

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 import trustme
 from tests.edges.upstream_connections.conftest import (
     Requests,

@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
-import trio.testing
 import trustme
 from tests.edges.upstream_connections.conftest import (
     Counting,
