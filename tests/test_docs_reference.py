@@ -300,7 +300,7 @@ FAMILIES = {"error", "refused", "unavailable", "provider_error"}
 def refusals() -> set[tuple[str, str]]:
     """Code and HTTP status of every refusal; the status is "" where it is not written at the place."""
     found = set()
-    for tree, call in calls("problem_response", "_Refusal"):
+    for tree, call in calls("problem_response", "Refusal"):
         if len(call.args) > 1:
             status = call.args[0].value if isinstance(call.args[0], ast.Constant) else ""
             found |= {(code, str(status)) for code in texts(tree, call.args[1])}

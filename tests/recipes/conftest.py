@@ -74,6 +74,7 @@ def ended(word: str, status: JobStatus, **more: Any) -> Reading:  # noqa: ANN401
 
 
 def batch(status: str, done: int = 0, **more: object) -> dict[str, object]:
+    """A batch of OpenAI's, of four lines."""
     counts = {"total": 4, "completed": done, "failed": 0}
     return {
         "id": "j-1",
@@ -85,6 +86,7 @@ def batch(status: str, done: int = 0, **more: object) -> dict[str, object]:
 
 
 def prediction(status: str, **more: object) -> dict[str, object]:
+    """A prediction of Replicate's."""
     return {"id": "j-1", "status": status, "output": None, "error": None, "logs": "", "data_removed": False} | more
 
 

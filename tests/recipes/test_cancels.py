@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.recipes.conftest import answer_with, batch, binding_of, prediction
 
 

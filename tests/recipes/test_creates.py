@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from creche.core.reading import Reading
 from tests.recipes.conftest import (
     FAILED,
     KEEP,
@@ -15,8 +17,6 @@ from tests.recipes.conftest import (
     raw,
     task_with,
 )
-
-from creche.core.reading import Reading
 
 CREATED = {
     "bentoml": (

@@ -5,21 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.recipes.conftest import (
-    CANCELLED,
-    FAILED,
-    FOLDER,
-    KEEP,
-    NAMES,
-    PROCESSING,
-    SECRET,
-    SUCCEEDED,
-    answer_with,
-    binding_of,
-    job_of,
-    recipe_of,
-    task_with,
-)
 
 from creche.core.binding import Binding
 from creche.core.exchange import Call
@@ -34,6 +19,21 @@ from creche.errors import (
     Outage,
     ProviderError,
     Throttled,
+)
+from tests.recipes.conftest import (
+    CANCELLED,
+    FAILED,
+    FOLDER,
+    KEEP,
+    NAMES,
+    PROCESSING,
+    SECRET,
+    SUCCEEDED,
+    answer_with,
+    binding_of,
+    job_of,
+    recipe_of,
+    task_with,
 )
 
 

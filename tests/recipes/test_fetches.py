@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.recipes.conftest import FAILED, FLOWER_DONE, NAMES, SUCCEEDED, answer_with, binding_of, recipe_of
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job
-from creche.errors import (
-    CredentialsRefused,
-    Outage,
-    ProviderError,
-    Throttled,
-)
+from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
+from tests.recipes.conftest import FAILED, FLOWER_DONE, NAMES, SUCCEEDED, answer_with, binding_of, recipe_of
 
 FETCHED: dict[str, tuple[JobStatus, int, object, JobStatus, object, str]] = {
     "bentoml: the value": (SUCCEEDED, 200, {"accuracy": 1.0}, SUCCEEDED, {"accuracy": 1.0}, ""),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+
+from creche.core.reading import JobStatus, Reading
 from tests.recipes.conftest import (
     CANCELLED,
     FAILED,
@@ -19,8 +21,6 @@ from tests.recipes.conftest import (
     prediction,
     raw,
 )
-
-from creche.core.reading import JobStatus, Reading
 
 
 def bento(status: str) -> dict[str, object]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.recipes.conftest import FAL, binding_of, job_of, task_with
 
 from creche.core.task import Job
-from creche.errors import (
-    AnswerError,
-)
+from creche.errors import AnswerError
+from tests.recipes.conftest import FAL, binding_of, job_of, task_with
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
+    """A connection to the simulator, closed afterwards."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     async with await trio.open_tcp_stream(host.strip("[]"), int(port)) as stream:
         yield Client(stream)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.simulator.conftest import START, Desk
 
 from creche.simulator import Reply, Simulator
+from tests.simulator.conftest import START, Desk
 
 
 def test_a_job_goes_from_queued_through_running_to_its_end() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from tests.simulator.conftest import LIMIT_S, START, connected
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
@@ -19,6 +18,7 @@ from creche.core.recipe import Recipe, load_recipe
 from creche.core.task import Job, Task
 from creche.errors import AnswerError, CredentialsRefused, JobNotFound, Outage, Throttled
 from creche.simulator import serve
+from tests.simulator.conftest import LIMIT_S, START, connected
 
 
 def _document() -> dict[str, Any]:

@@ -8,10 +8,10 @@ from functools import partial
 import msgspec
 import pytest
 import trio
-from tests.simulator.conftest import LIMIT_S, connected
 
 from creche.simulator import Reply, Simulator, serve
 from creche.simulator.server import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from tests.simulator.conftest import LIMIT_S, connected
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.simulator.conftest import START, Desk
 
 from creche.simulator import Drop, Reply, Simulator
+from tests.simulator.conftest import START, Desk
 
 
 def test_an_outage_passes_by_itself() -> None:

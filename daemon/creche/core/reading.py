@@ -183,6 +183,8 @@ def retry_after_s(answer: Answer) -> float | None:
     A date is compared with the answer's own Date, so that no clock of ours takes part; without one it is ignored.
     """
     value = answer.headers.get("retry-after", "").strip()
+    if not value:
+        return None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return min(float(value), _HINT_LIMIT_S)
     try:

@@ -49,9 +49,9 @@ class Front:
     cancelled, so that long waits do not pile up; any other method runs to its end, because a change that was asked for
     must not depend on who waits for the answer. HEAD comes to `handle` as GET.
 
-    `upgrade` takes over a WebSocket upgrade of `STREAM_PATH`, with a stream that begins with the request's own bytes;
-    the connection is closed when it returns. `allowed_uids` says who may use Unix sockets; `hosts` which names
-    (lower-case, without port) a Host header on TCP may carry, against DNS rebinding; None allows all.
+    `upgrade` takes over a WebSocket upgrade of `front_connection.STREAM_PATH`, with a stream that begins with the
+    request's own bytes; the connection is closed when it returns. `allowed_uids` says who may use Unix sockets; `hosts`
+    which names (lower-case, without port) a Host header on TCP may carry, against DNS rebinding; None allows all.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ UPGRADE = (
 
 
 def with_target(target: bytes) -> bytes:
+    """A GET of this target."""
     return b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -109,6 +110,7 @@ class Client:
 
 
 async def send_as_far_as_it_goes(client: Client, *pieces: bytes) -> None:
+    """Send until everything is sent, or the front has closed the connection."""
     try:
         for piece in pieces:
             await client.send(piece)

@@ -9,10 +9,10 @@ import struct
 
 import pytest
 import trio
-from tests.edges.front.conftest import GET, Serve, Waiting, mirror, with_target
 from trio.testing import wait_all_tasks_blocked
 
 from creche.core.exchange import Request, Response
+from tests.edges.front.conftest import GET, Serve, Waiting, mirror, with_target
 
 
 @pytest.mark.parametrize(

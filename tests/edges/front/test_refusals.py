@@ -6,10 +6,10 @@ import os
 
 import pytest
 import trio
-from tests.edges.front.conftest import GET, Serve, send_as_far_as_it_goes, with_target
 
 from creche.edges.front import Limits
 from creche.edges.front_connection import MAX_HEADERS, MAX_QUERY_FIELDS
+from tests.edges.front.conftest import GET, Serve, send_as_far_as_it_goes, with_target
 
 TOO_MANY_FIELDS = b"/?" + b"&".join(b"a=1" for _ in range(MAX_QUERY_FIELDS + 1))
 

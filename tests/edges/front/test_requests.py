@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.edges.front.conftest import GET, Serve
 from trio.testing import wait_all_tasks_blocked
 
 from creche.core.exchange import Request, Response
+from tests.edges.front.conftest import GET, Serve
 
 
 async def test_the_handler_gets_the_whole_request(serve: Serve, kind: str) -> None:

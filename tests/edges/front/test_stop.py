@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.edges.front.conftest import GET, Serve, Waiting, mirror
 from trio.testing import wait_all_tasks_blocked
 
 from creche.edges.front import Front, Limits
 from creche.edges.front_listening import open_unix
+from tests.edges.front.conftest import GET, Serve, Waiting, mirror
 
 
 async def test_stop_closes_idle_connections_and_the_listeners(serve: Serve, kind: str) -> None:

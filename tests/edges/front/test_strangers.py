@@ -6,6 +6,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.edges.front.conftest import GET, QUICK, UPGRADE, Serve, echo, send_as_far_as_it_goes
 
 PIECES = st.sampled_from(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from tests.edges.front.conftest import GET, QUICK, Serve
 
 from creche.core.exchange import Request, Response
+from tests.edges.front.conftest import GET, QUICK, Serve
 
 
 async def test_half_a_head_and_silence_times_out(serve: Serve, kind: str) -> None:

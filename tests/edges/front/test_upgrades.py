@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 import trio_websocket
-from tests.edges.front.conftest import GET, UPGRADE, Serve, echo
 
 from creche.core.exchange import Request
+from tests.edges.front.conftest import GET, UPGRADE, Serve, echo
 
 
 async def test_a_websocket_client_is_handed_on(serve: Serve, kind: str) -> None:

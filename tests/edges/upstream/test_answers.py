@@ -8,10 +8,10 @@ import zlib
 import httpx2
 import pytest
 import trio
-from tests.edges.upstream.conftest import HEAD, WHOLE, ask, provider, read_request
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
+from tests.edges.upstream.conftest import HEAD, WHOLE, ask, provider, read_request
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import httpx2
 import pytest
 import trio
 import trio.testing
-from tests.edges.upstream.conftest import WHOLE, provider, read_request, reset, silent
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
+from tests.edges.upstream.conftest import WHOLE, provider, read_request, reset, silent
 
 
 async def test_no_listener_is_a_connect_error() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx2
 import pytest
 import trio
-from tests.edges.upstream.conftest import WHOLE, provider, read_request
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
+from tests.edges.upstream.conftest import WHOLE, provider, read_request
 
 
 @pytest.mark.parametrize(

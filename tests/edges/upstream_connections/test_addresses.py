@@ -7,11 +7,11 @@ import socket
 import httpx2
 import pytest
 import trio
-from tests.edges.upstream_connections.conftest import Counting, provider
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_connection import STAGGER_S
+from tests.edges.upstream_connections.conftest import Counting, provider
 
 
 class Resolver(trio.abc.HostnameResolver):

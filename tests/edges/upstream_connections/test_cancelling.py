@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
+
+from creche.core.exchange import Answer, Call
+from creche.edges.upstream import Upstream
 from tests.edges.upstream_connections.conftest import (
     Requests,
     Stream,
@@ -18,9 +21,6 @@ from tests.edges.upstream_connections.conftest import (
     server_context,
     whole,
 )
-
-from creche.core.exchange import Answer, Call
-from creche.edges.upstream import Upstream
 
 
 def open_files() -> int:

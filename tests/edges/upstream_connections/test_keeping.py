@@ -6,10 +6,10 @@ import httpx2
 import pytest
 import trio
 import trio.testing
-from tests.edges.upstream_connections.conftest import Counting, Requests, Stream, counts, get, provider, whole
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
+from tests.edges.upstream_connections.conftest import Counting, Requests, Stream, counts, get, provider, whole
 
 
 async def test_connections_are_kept() -> None:

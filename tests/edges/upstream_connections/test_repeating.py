@@ -6,10 +6,10 @@ import itertools
 
 import httpx2
 import pytest
-from tests.edges.upstream_connections.conftest import Requests, Stream, counts, get, provider, whole
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
+from tests.edges.upstream_connections.conftest import Requests, Stream, counts, get, provider, whole
 
 
 class Dropping:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 import trio.testing
-from tests.edges.upstream_connections.conftest import Counting, Requests, Stream, counts, get, provider, whole
 
 from creche.edges.upstream import Upstream
+from tests.edges.upstream_connections.conftest import Counting, Requests, Stream, counts, get, provider, whole
 
 
 async def test_limit_holds_and_the_line_is_in_order() -> None:

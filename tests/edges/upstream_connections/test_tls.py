@@ -8,6 +8,9 @@ import httpx2
 import pytest
 import trio
 import trustme
+
+from creche.core.exchange import Call
+from creche.edges.upstream import Upstream
 from tests.edges.upstream_connections.conftest import (
     Counting,
     Requests,
@@ -18,9 +21,6 @@ from tests.edges.upstream_connections.conftest import (
     server_context,
     whole,
 )
-
-from creche.core.exchange import Call
-from creche.edges.upstream import Upstream
 
 
 async def test_tls_by_the_system_certificates(
