@@ -183,9 +183,16 @@ class JobNotFound(ProviderError):
 
 
 class CreateRefused(ProviderError):
-    """The provider refused to make the job, for good; there is no job."""
+    """The provider refused to make the job, for good; there is no job.
+
+    `in_progress` tells the exception: a create with this token or id is under way already, so ask again later.
+    """
 
     code = "create_refused"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, in_progress: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.in_progress = in_progress
 
 
 class CreateUncertain(ProviderError):

@@ -678,22 +678,43 @@ async def test_five_error_answers_to_a_create_are_enough(
     assert count(provider, "create") == 5
 
 
-async def test_lost_answers_to_a_create_are_never_enough(engine: Engine, autojump_clock: object) -> None:
-    """A provider that is away is away, whatever the task was about to do."""
-    provider, tokens = by_token(LOST, 30)
-    await engine.start(engine.algorithm(provider))
-    await engine.submit()
-    await trio.sleep_until(3 * 3600)
-    assert (await engine.supervisor.get("t")).ended
-    assert list(tokens.values()) == [31]
-
-
-@pytest.mark.parametrize(("repeatable", "status"), [(True, Status.FAILED), (False, Status.UNKNOWN)])
-async def test_a_refusal_after_a_lost_answer(
-    engine: Engine, autojump_clock: object, *, repeatable: bool, status: Status
+async def test_lost_answers_to_a_create_are_borne_for_as_long_as_a_job_may_take(
+    engine: Engine, autojump_clock: object
 ) -> None:
-    """With a token it says that there is no job; without one only that there is no second."""
+    """Then a person decides: providers forget tokens, and the slot is kept from others."""
+    provider = FakeProvider(create=[LOST])
+    await engine.start(engine.algorithm(provider, deadline_s=1800.0))
+    await engine.submit()
+    await trio.sleep_until(1700)
+    assert (await engine.supervisor.get("t")).status is Status.CREATING
+    assert (await engine.supervisor.wait("t", 300)).status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_a_refusal_after_a_lost_answer(engine: Engine, autojump_clock: object, *, repeatable: bool) -> None:
+    """It says that there is no second job, and nothing about the first."""
     provider = FakeProvider(create=[LOST, CreateRefused("HTTP 400")], repeatable=repeatable)
     await engine.start(engine.algorithm(provider, on_unknown="retry"))
     await engine.submit()
-    assert (await engine.supervisor.wait("t", 3600)).status is status
+    assert (await engine.supervisor.wait("t", 3600)).status is Status.UNKNOWN
+    assert count(provider, "create") == 2
+
+
+async def test_a_create_that_is_under_way_is_asked_for_again(engine: Engine, autojump_clock: object) -> None:
+    """The answer to the first was lost, and the provider is still working on it: it will tell of the job later."""
+    provider = FakeProvider(create=[LOST, CreateRefused("HTTP 409", in_progress=True), MADE])
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    assert isinstance(await engine.result(), Succeeded)
+
+
+async def test_a_cancel_gives_up_a_create_that_is_always_lost(engine: Engine, autojump_clock: object) -> None:
+    """With one more attempt to learn of the job; then its slot is free for others."""
+    provider = FakeProvider(create=[LOST])
+    await engine.start(engine.algorithm(provider, in_flight=1))
+    await engine.submit()
+    await trio.sleep_until(1)
+    await engine.supervisor.cancel("t")
+    assert (await engine.supervisor.wait("t", 100)).status is Status.UNKNOWN
+    assert count(provider, "create") == 2
+    assert engine.supervisor.slots("draw").holders == set()

@@ -39,7 +39,9 @@ class Slots:
         self._holders.add(task_id)
 
     def take(self, task_id: str, priority: int = 0) -> bool:
-        """True when the task has a slot now; False when it was put in the queue."""
+        """True when the task has a slot now; False when it is in the queue, where it keeps its place if asked again."""
+        if task_id in self._waiting:
+            return False
         if self._has_room() and not self._waiting:
             self._holders.add(task_id)
             return True

@@ -34,35 +34,43 @@ class _Creation:
         self._tools = tools
         self._errors = 0
         self._failures = 0
+        self._hopeless = False
+        self._knew_of_cancel = False
         self._uncertain = live.task.status is Status.CREATING
-        self._loss = "the daemon ended while the create was on the wire"
+        self._uncertain_since = tools.wall()
+        self._doubt = "the daemon ended while the create was on the wire"
 
     async def run(self) -> Outcome | None:
         live, tools = self._live, self._tools
         while True:
             if self._uncertain and not self._may_repeat():
-                await self._park(self._loss)
+                await self._park(self._doubt)
                 return None
             if not self._uncertain and not await self._wait_for_turn():
                 return Cancelled(reason=live.task.cancel_reason or "client")
             await self._write_intent()
+            self._knew_of_cancel = live.task.cancel_reason is not None
             try:
                 reading = await self._send()
-            except CreateRefused as exc:
-                tools.count("creates", live.algorithm.name, exc.code)
-                if not self._uncertain or live.algorithm.provider.repeatable:
-                    return Failed(reason="create_refused", message=str(exc))
-                await self._park(f"an earlier create may have arrived, and the last was refused: {exc}")
-                return None
             except ProviderError as exc:
+                if isinstance(exc, CreateRefused) and not self._uncertain:
+                    tools.count("creates", live.algorithm.name, exc.code)
+                    return Failed(reason="create_refused", message=str(exc))
                 await self._take_note(exc)
             else:
                 tools.count("creates", live.algorithm.name, "good")
                 return await self._begin_job(reading)
 
     def _may_repeat(self) -> bool:
+        """Whether an uncertain create is sent once more.
+
+        Not for ever: providers forget tokens, and a task that nobody can end would keep its slot from others. A job has
+        its deadline to end, and doubt about it no longer.
+        """
         algorithm = self._live.algorithm
-        return algorithm.may_repeat and self._failures < algorithm.rhythm.max_failures
+        doubted_s = self._tools.wall() - self._uncertain_since
+        enough = self._failures >= algorithm.rhythm.max_failures or doubted_s >= self._live.task.deadline_s
+        return algorithm.may_repeat and not enough and not self._hopeless
 
     async def _take_note(self, error: ProviderError) -> None:
         """What an error tells about the job; then wait, unless the task will be parked."""
@@ -70,8 +78,17 @@ class _Creation:
         tools.count("creates", live.algorithm.name, error.code)
         self._errors += 1
         if isinstance(error, CreateUncertain | AnswerError):
-            self._uncertain, self._loss = True, f"the create's answer was lost: {error}"
+            if not self._uncertain:
+                self._uncertain, self._uncertain_since = True, tools.wall()
+            self._doubt = f"cannot tell whether a job was made: {error}"
             self._failures += isinstance(error, AnswerError) or error.answered
+            # Whoever cancels wants an end: one attempt was made since to learn of the job.
+            self._hopeless = self._knew_of_cancel
+        elif isinstance(error, CreateRefused):
+            # Of a repetition: it says that no second job is made, and nothing about the first.
+            self._doubt = f"an earlier create may have made a job; asked again, the provider said: {error}"
+            self._failures += error.in_progress
+            self._hopeless = not error.in_progress
         elif not self._uncertain:
             live.change(rules.put_back(live.task, str(error)))
             await tools.journal.write_surely(lambda: Save(live.task))
@@ -127,9 +144,10 @@ class _Creation:
         now = tools.wall()
         live.recover()
         live.change(rules.begin_job(live.task, Job(reading.job, reading.keep, now), now))
-        await tools.journal.write_surely(lambda: Save(live.task))
+        # In the log first: should the store fail for good, this line is all that tells of the job.
         log = logger.bind(task=live.task.id, algorithm=live.algorithm.name, job=reading.job)
         log.info("{}: job {} created", live.task.id, reading.job)
+        await tools.journal.write_surely(lambda: Save(live.task))
         if reading.status.running or reading.to_fetch:
             return None
         return outcome_of(reading, live.task.cancel_reason)

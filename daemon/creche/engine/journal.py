@@ -8,6 +8,7 @@ write nor what follows it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 MAX_BATCH = 1000
 RETRY_EVERY_S = 1.0
+
+CLOSE_GRACE_S = 5.0
+"""How long a stop waits for a store that fails."""
 
 PRUNE_STEP = 200
 """Tasks that retention removes at once: a thousand hold up the commits for a tenth of a second (bench/store.py)."""
@@ -57,6 +61,7 @@ class Journal:
         self._notes: dict[str, Task] = {}
         self._wake = trio.Event()
         self._closing = False
+        self._give_up_at = math.inf
         self._last: _Pending | None = None
         self.fault: str | None = None
 
@@ -73,8 +78,12 @@ class Journal:
             await self._commit_batch()
 
     def close(self) -> None:
-        """Let `run` end once nothing is left to write. Call it after the last writer has ended."""
+        """Let `run` end once nothing is left to write, or the store has failed for some seconds more.
+
+        Call it after the last writer has ended.
+        """
         self._closing = True
+        self._give_up_at = trio.current_time() + CLOSE_GRACE_S
         self._wake.set()
 
     async def flush(self) -> None:
@@ -107,11 +116,18 @@ class Journal:
 
         Each try asks `write` for what is to be written now: an old record must not overwrite what came meanwhile.
         """
-        while True:
-            try:
-                return await self.write(write(), then=then)
-            except StoreUnavailable:
-                await trio.sleep(RETRY_EVERY_S)
+        try:
+            while True:
+                try:
+                    return await self.write(write(), then=then)
+                except StoreUnavailable:
+                    await trio.sleep(RETRY_EVERY_S)
+        except trio.Cancelled:
+            # The daemon stops. What a task has learned is still tried while the journal closes.
+            last = write()
+            if isinstance(last, Save):
+                self.note(last.task)
+            raise
 
     def note(self, task: Task) -> None:
         """Save soon what is nice to find after a restart but need not be waited for; of several notes the last
@@ -158,9 +174,12 @@ class Journal:
                 pending.answer = exc
                 pending.done.set()
             # Notes wait for better times; without a pause they would be tried in a busy loop.
-            await trio.sleep(RETRY_EVERY_S if not self._closing else 0)
-            if self._closing:
-                self._notes.clear()
+            if trio.current_time() < self._give_up_at:
+                await trio.sleep(RETRY_EVERY_S)
+                return
+            for task in self._notes.values():
+                logger.error("{}: could not be saved: {}, job {}", task.id, task.status, task.job and task.job.id)
+            self._notes.clear()
             return
         for pending, answer in zip(batch, answers, strict=False):
             pending.answer = answer

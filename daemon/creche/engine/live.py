@@ -21,6 +21,9 @@ from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
 
+MAX_TOLD = 1000
+"""Things said once that are remembered; a provider that invents a word for every answer shall not fill the memory."""
+
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine knows of an algorithm. `on_unknown`: "ask" a person, or "retry" the create; `on_timeout`:
@@ -55,6 +58,14 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     wall: Callable[[], float]
     dice: Callable[[], float] = random.random
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
+    told: set[str] = msgspec.field(default_factory=set)
+
+    def is_news(self, what: str) -> bool:
+        """Whether this is said for the first time; for what would otherwise be said once for every task."""
+        if what in self.told or len(self.told) >= MAX_TOLD:
+            return False
+        self.told.add(what)
+        return True
 
     def count(self, event: str, algorithm: str, result: str) -> None:
         """One more."""

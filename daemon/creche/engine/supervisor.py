@@ -141,7 +141,7 @@ class Supervisor:
         if live is None or task.status in rules.AT_REST:
             if task.status is Status.CANCELLED:
                 return task
-            hint = "resolve it with action drop" if task.status is Status.UNKNOWN else "it has ended"
+            hint = "`creche resolve ID drop` gives it up" if task.status is Status.UNKNOWN else "it has ended"
             raise WrongStatus(f"the task is {task.status}: {hint}")
         if task.cancel_reason is None:
             live.change(rules.request_cancel(task, "client"))
@@ -330,7 +330,9 @@ class Supervisor:
         self._tools.count("settled", task.algorithm, task.status)
         self._feed.publish(written)
         log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)
-        log.info("{}: {} after {:.1f} s", task.id, task.status, (task.settled_at or 0.0) - task.accepted_at)
+        reason = getattr(task.outcome, "reason", None)
+        said = f"{task.status} ({reason})" if reason is not None else task.status
+        log.info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
 
     def _rest(self, live: LiveTask) -> None:
         self._wake(live.slots.release(live.task.id))

@@ -40,7 +40,8 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
             return ended
     child = _PollingChild(live, tools)
     assert live.task.deadline_at is not None, "set when the job became known"  # noqa: S101
-    left_s = live.task.deadline_at - tools.wall()
+    # Never more than it had: a clock that was set back must not lengthen it.
+    left_s = min(live.task.deadline_at - tools.wall(), live.task.deadline_s)
     if left_s > 0:
         with trio.move_on_after(left_s):
             async with trio.open_nursery() as children:
@@ -154,7 +155,7 @@ class _PollingChild:
             job = Job(job.id, {**job.keep, **reading.keep}, job.since)
             task = msgspec.structs.replace(task, job=job)
         if reading.status.running:
-            if not reading.known and reading.provider_status != task.provider_status:
+            if not reading.known and tools.is_news(f"{task.algorithm}: status {reading.provider_status}"):
                 log = logger.bind(task=task.id, algorithm=task.algorithm)
                 log.warning("{}: the recipe does not know status {!r}", task.id, reading.provider_status)
             task = rules.observe(task, RUNNING[reading.status], reading.provider_status, reading.progress)
@@ -177,5 +178,6 @@ class _PollingChild:
         self._cancel_refused = not self._cancel_agreed
         if self._cancel_refused:
             log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
-            log.warning("{}: the provider refused to cancel; minded to its own end", live.task.id)
-            live.change(msgspec.structs.replace(live.task, note="the provider refused to cancel the job"))
+            log.warning("{}: the provider does not cancel the job; it is minded to its own end", live.task.id)
+            note = "the provider does not cancel the job; it is minded to its own end"
+            live.change(msgspec.structs.replace(live.task, note=note))

@@ -20,6 +20,7 @@ class Timetable:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Alarm]] = []
+        self._stale = 0
         self._tickets = itertools.count(1)
         self._earlier = trio.Event()
 
@@ -41,6 +42,14 @@ class Timetable:
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, alarm = heapq.heappop(self._heap)
                 alarm._due(ticket)  # noqa: SLF001 - the two classes are one mechanism
+
+    def _forget(self) -> None:
+        """A sleep ended early; its entry stays until it is due, or until such entries are more than the others."""
+        self._stale += 1
+        if self._stale > max(1000, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if entry[2].is_waiting_for(entry[1])]
+            heapq.heapify(self._heap)
+            self._stale = 0
 
     def _enter(self, due: float, alarm: Alarm) -> int:
         ticket = next(self._tickets)
@@ -73,10 +82,14 @@ class Alarm:
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._sleeper = None
-            self._ticket = 0
+            self._end_sleep()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def is_waiting_for(self, ticket: int) -> bool:
+        """Whether an entry of the timetable is the one that this alarm sleeps on."""
+        return ticket == self._ticket and self._sleeper is not None
 
     def ring(self) -> None:
         """Wake the sleeper now; if nobody sleeps, the next sleep returns at once."""
@@ -87,10 +100,17 @@ class Alarm:
 
     def _due(self, ticket: int) -> None:
         # An entry whose sleep was cancelled or rung early stays in the heap; its ticket no longer fits.
-        if ticket == self._ticket and self._sleeper is not None:
+        if self.is_waiting_for(ticket):
+            self._ticket = 0
             self._wake()
 
     def _wake(self) -> None:
-        sleeper, self._sleeper, self._ticket = self._sleeper, None, 0
+        sleeper, self._sleeper = self._sleeper, None
+        self._end_sleep()
         assert sleeper is not None, "only called with a sleeper"  # noqa: S101 - a defect of this file
         trio.lowlevel.reschedule(sleeper)
+
+    def _end_sleep(self) -> None:
+        if self._ticket:
+            self._ticket = 0
+            self._timetable._forget()  # noqa: SLF001
