@@ -24,6 +24,7 @@ from creche.core.document import Table
 from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
+from creche.core.histogram import Histogram
 from creche.core.task import Outcome, Status
 from creche.edges import api, stream
 from creche.edges.api_routes import Route
@@ -363,12 +364,17 @@ def test_every_metric() -> None:
         listeners=0,
         feed_head=0,
         heartbeat_age_s=1.0,
+        loop_lag=Histogram(),
+        poll_lateness=Histogram(),
         store_fault=False,
         heartbeats_fault=False,
         draining=False,
     )
     known = {
-        sample.name: [metric.type, ", ".join(f"`{label}`" for label in sample.labels)]
+        metric.name if metric.type == "histogram" else sample.name: [
+            metric.type,
+            ", ".join(f"`{label}`" for label in sample.labels if label != "le"),
+        ]
         for metric in Metrics(lambda: snapshot).collect()
         for sample in metric.samples
     }

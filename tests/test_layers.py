@@ -40,8 +40,9 @@ PROCESSES = {"signal", "subprocess"}
 LOOPS = {"anyio", "asyncio"}
 CLOCKS = {"sched", "time"}
 
-# The files that hand calls of a blocking library to threads: those of the store, and that of Redis.
-THREAD_OWNERS = {"service_parts", "edges.heartbeats_redis"}
+# The files that hand calls of a blocking library to threads: those of the store, that of Redis, and name resolution,
+# which Trio does in threads as well, but without a limit of its own.
+THREAD_OWNERS = {"service_parts", "edges.heartbeats_redis", "edges.upstream_addresses"}
 
 # The one file of the client that needs more than the standard library.
 ASYNC_CLIENT = "client_trio"

@@ -41,14 +41,15 @@ _SYSTEM_SOCKET = "/run/creche/creche.sock"
 
 
 def default_socket(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the daemon listens unless told otherwise: CRECHE_SOCKET, else the system's daemon, else the user's own."""
+    """Where the daemon listens unless told otherwise: CRECHE_SOCKET, else the user's own, else the system's daemon."""
     if named := environ.get("CRECHE_SOCKET"):
         return Path(named)
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    # Path.exists raises where the folder may not be entered; this one says no.
-    if not runtime or os.path.exists(_SYSTEM_SOCKET):  # noqa: PTH110
-        return Path(_SYSTEM_SOCKET)
-    return Path(runtime) / "creche" / "creche.sock"
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        own = Path(runtime) / "creche" / "creche.sock"
+        # Path.exists raises where the folder may not be entered; this one says no.
+        if os.path.exists(own):  # noqa: PTH110
+            return own
+    return Path(_SYSTEM_SOCKET)
 
 
 class Client:
@@ -65,7 +66,7 @@ class Client:
     def submit(self, algorithm: str, **fields: Any) -> Json:  # noqa: ANN401 - the fields of a task, checked by the daemon
         """Submit one task and return it; it is durable then.
 
-        `fields`: `input` (the job's content) or `job` (the id of a job that exists), and where wanted `id`, `key`,
+        `fields`: `input` (the job's content) or `job` (one that exists, as in `resolve`), and where wanted `id`, `key`,
         `user`, `labels`, `deadline`, `start_at`, `traceparent`, `priority`. Without a `key` a random one is given, so
         that an answer that gets lost leads to a repetition, never to a second task.
         """
@@ -108,8 +109,11 @@ class Client:
         """Ask for a task to be cancelled; durable. The task tells later whether its job agreed."""
         return self._run(self._plans.ask("POST", task_path(task_id, "cancel")))
 
-    def resolve(self, task_id: str, action: str, job: str | None = None) -> Json:
-        """Decide about an unknown task: `attach` (the `job` exists), `create` (anew), `drop`."""
+    def resolve(self, task_id: str, action: str, job: str | Json | None = None) -> Json:
+        """Decide about an unknown task: `attach` (the `job` exists), `create` (anew), `drop`.
+
+        `job` is the job's id, or `{"id": …, "keep": {…}}` where the recipe keeps values of the create's answer.
+        """
         body = {"action": action} if job is None else {"action": action, "job": job}
         return self._run(self._plans.ask("POST", task_path(task_id, "resolve"), body=body))
 

@@ -44,7 +44,10 @@ class Unreachable(ClientError):
 
 
 class ApiError(ClientError):
-    """The daemon refused. `code` is stable; `pointer` leads to the offending part of the body, where there is one."""
+    """The daemon refused. `code` is stable; `pointer` leads to the offending part of the body, where there is one.
+
+    `problem` is the whole refusal, as the API gives it.
+    """
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
         self.code = str(problem.get("code", "error"))  # type: ignore[misc]  # the daemon's word counts
@@ -52,11 +55,8 @@ class ApiError(ClientError):
         self.status = int(problem["status"])
         self.pointer: str | None = next((error.get("pointer") for error in problem.get("errors", [])), None)
         self.passing = self.status == _BUSY
+        self.problem = dict(problem)
         super().__init__(f"{self.code}: {self.detail}" + (f" (at {self.pointer})" if self.pointer else ""))
-
-    def problem(self) -> Json:
-        """The refusal as it can be printed."""
-        return {"status": self.status, "code": self.code, "detail": self.detail, "pointer": self.pointer}
 
 
 class TooSlow(ClientError):

@@ -80,7 +80,7 @@ class AsyncClient:
         """As `Client.cancel`."""
         return await self._run(self._plans.ask("POST", task_path(task_id, "cancel")))
 
-    async def resolve(self, task_id: str, action: str, job: str | None = None) -> Json:
+    async def resolve(self, task_id: str, action: str, job: str | Json | None = None) -> Json:
         """As `Client.resolve`."""
         body = {"action": action} if job is None else {"action": action, "job": job}
         return await self._run(self._plans.ask("POST", task_path(task_id, "resolve"), body=body))

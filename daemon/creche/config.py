@@ -7,6 +7,7 @@ and docs/reference/config.md, and a test compares them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,18 @@ import msgspec
 import tomli
 
 from creche.config_algorithms import AlgorithmSection, AlgorithmsReader
-from creche.config_values import Secret, default_folder, has_reference, read_secret
+from creche.config_values import Secret, default_folder, has_plain_password, read_secret
 from creche.core.document import Table
 from creche.errors import ConfigError
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("auto", "text", "json")
+MAX_SOCKET_BYTES = 107
+"""What the system binds: `sun_path` of Linux holds 108 bytes with the closing NUL."""
+
+MAX_UID = (1 << 32) - 2
+_BARE_MODE = re.compile(r"^\s*mode\s*=\s*0\d", re.MULTILINE)
 
 
 class SocketSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,18 +103,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSection
     log: LogSection
     max_tasks: int
+    deadline_s: float
     algorithms: Mapping[str, AlgorithmSection]
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read a file; None means all defaults. Raises `ConfigError` with every mistake, each with file and key."""
     source = str(path or "defaults")
+    text = ""
     try:
-        data = tomli.loads(path.read_text("utf-8")) if path is not None else {}
+        text = path.read_text("utf-8") if path is not None else ""
+        data = tomli.loads(text)
     except OSError as exc:
         raise ConfigError([f"{source}: cannot be read: {exc.strerror}"]) from exc
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError([f"{source}: no valid TOML: {exc}"]) from exc
+    except (ValueError, RecursionError) as exc:
+        hint = '; file modes stand in quotes: mode = "0660"' if _BARE_MODE.search(text) else ""
+        raise ConfigError([f"{source}: no valid TOML: {exc}{hint}"]) from exc
     mistakes: list[str] = []
     config = _Reader(Table(data, "", mistakes, source), mistakes, path, environ).read()
     if mistakes:
@@ -140,6 +150,7 @@ class _Reader:
             upstream=self._upstream(root.table("upstream")),
             log=self._log(root.table("log")),
             max_tasks=tasks.integer("max", 100_000, at_least=1),
+            deadline_s=deadline_s,
             algorithms=AlgorithmsReader(self._mistakes, self._folder, self._environ).read(
                 root.table("algorithms"), deadline_s
             ),
@@ -156,6 +167,8 @@ class _Reader:
             group=table.text("group") or None,
             allow_uids=table.value("allow_uids", None, _uids),
         )
+        if len(os.fsencode(section.path)) > MAX_SOCKET_BYTES:
+            table.wrong("path", f"{section.path} is longer than the {MAX_SOCKET_BYTES} bytes that a socket can have")
         table.close()
         return section
 
@@ -204,7 +217,7 @@ class _Reader:
                 parts = urlsplit("")
             if parts.scheme not in {"redis", "rediss", "unix"}:
                 table.wrong("url", "expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
-            elif parts.password and not has_reference(table.text("url")):
+            elif has_plain_password(table.text("url")):
                 table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
         section = HeartbeatsSection(url=url, prefix=table.text("prefix", "creche"))
         table.close()
@@ -213,7 +226,7 @@ class _Reader:
     def _upstream(self, table: Table) -> UpstreamSection:
         section = UpstreamSection(
             connections=table.integer("connections", 256, at_least=1),
-            max_answer_bytes=table.size("max_answer", 32 << 20, at_least=1024),
+            max_answer_bytes=table.size("max_answer", 16 << 20, at_least=1024),
             ca_file=self._path(table.text("ca_file")),
         )
         table.close()
@@ -228,7 +241,8 @@ class _Reader:
 
     def _path(self, text: str) -> Path | None:
         """Relative paths start at the configuration's folder, wherever the daemon was started."""
-        return (self._folder / Path(text).expanduser()).absolute() if text else None
+        # As text: Path's own raises for a user that does not exist.
+        return (self._folder / os.path.expanduser(text)).absolute() if text else None  # noqa: PTH111
 
 
 def _mode(value: object) -> int:
@@ -238,6 +252,6 @@ def _mode(value: object) -> int:
 
 
 def _uids(value: object) -> frozenset[int]:
-    if not isinstance(value, list) or not all(isinstance(uid, int) and uid >= 0 for uid in value):
+    if not isinstance(value, list) or not all(type(uid) is int and 0 <= uid <= MAX_UID for uid in value):
         raise ValueError("expected a list of user ids such as [1000]")
     return frozenset(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from collections.abc import Mapping
 from importlib.abc import Traversable
 from pathlib import Path
@@ -13,17 +14,21 @@ import msgspec
 import tomli
 
 from creche.config_values import Secret, read_secret
-from creche.core.document import Table, suggestion
+from creche.core.document import Table, scalar, suggestion
 from creche.core.polling import Rhythm
 from creche.core.recipe import Recipe, load_recipe
 from creche.errors import RecipeError
 
 
 class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True):
-    """One `[algorithms.NAME]` table: a recipe, its parameters, its limits."""
+    """One `[algorithms.NAME]` table: a recipe, its parameters, its limits.
+
+    `recipe_source` is where the recipe came from: the name of a shipped one, or the whole path of its file.
+    """
 
     name: str
     recipe: Recipe
+    recipe_source: str
     base: str
     params: Mapping[str, Any]
     secret: Secret | None
@@ -73,13 +78,14 @@ class AlgorithmsReader:
         table.close()
         if recipe is None:
             return None
-        if urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).netloc:
+        if not _is_http(base):
             table.wrong("base", f'expected a URL such as "https://api.example.com", got "{base}"')
         if recipe.secret_required and "secret" not in table:
             table.wrong("secret", f'missing; recipe "{recipe.name}" needs it: ${{env:NAME}} or ${{credential:NAME}}')
         return AlgorithmSection(
             name=name,
             recipe=recipe,
+            recipe_source=self._source(table.text("recipe")),
             base=base,
             params=_with_defaults(recipe, params),
             secret=secret,
@@ -100,7 +106,7 @@ class AlgorithmsReader:
 
     def _read_recipe(self, name: str, table: Table) -> Recipe | None:
         if name.endswith(".toml"):
-            path: Traversable = self._folder / name
+            path: Traversable = Path(self._source(name))
             title, shown = Path(name).stem, str(path)
         elif name in shipped_recipes():
             path = importlib.resources.files("creche") / "recipes" / f"{name}.toml"
@@ -112,11 +118,23 @@ class AlgorithmsReader:
             return load_recipe(title, tomli.loads(path.read_text("utf-8")), shown)
         except OSError as exc:
             table.wrong("recipe", f"{shown} cannot be read: {exc.strerror}")
-        except (tomli.TOMLDecodeError, UnicodeDecodeError) as exc:
+        except (ValueError, RecursionError) as exc:
             table.wrong("recipe", f"{shown} is no valid TOML: {exc}")
         except RecipeError as exc:
             self._mistakes.extend(exc.mistakes)
         return None
+
+    def _source(self, name: str) -> str:
+        # As text: Path's own raises for a user that does not exist.
+        return str((self._folder / os.path.expanduser(name)).absolute()) if name.endswith(".toml") else name  # noqa: PTH111
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc)
 
 
 def _rhythm(table: Table, recipe: Recipe | None) -> Rhythm:
@@ -137,14 +155,8 @@ def _with_defaults(recipe: Recipe, params: Table) -> dict[str, Any]:
     values = {}
     for name, parameter in recipe.params.items():
         default: Any = parameter.default
-        values[name] = params.value(name, default, _scalar)
+        values[name] = params.value(name, default, scalar)
         if values[name] is None:
             params.required(name, parameter.about)
     params.close()
     return values
-
-
-def _scalar(value: object) -> str | int | float | bool:
-    if not isinstance(value, str | int | float | bool):
-        raise ValueError("expected a text, a number or a boolean")  # noqa: TRY004
-    return value

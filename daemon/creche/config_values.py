@@ -7,19 +7,22 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from creche.core.document import Table
 
 _REFERENCE = re.compile(r"\$\{(env|credential):([A-Za-z0-9_.-]+)\}")
+_QUERY_PASSWORD = re.compile(r"(?<=[?&]password=)[^&#]+")
 
 
 class Secret:
-    """A text that shows itself only when asked to."""
+    """A text that shows itself only when asked to. `written` is what stands in the file in its place."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "written")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, written: str) -> None:
         self._text = text
+        self.written = written
 
     def reveal(self) -> str:
         """The text itself; hand it on, never format it."""
@@ -39,11 +42,11 @@ def read_secret(table: Table, key: str, environ: Mapping[str, str], *, whole: bo
     """A secret by reference. `whole`: the value is one reference; else references stand within it."""
 
     def convert(value: object) -> Secret | None:
+        if whole and value != "" and (not isinstance(value, str) or _REFERENCE.fullmatch(value) is None):
+            raise _PlainSecret
         if not isinstance(value, str):
             raise ValueError("expected a text in quotes")  # noqa: TRY004
-        if whole and value and _REFERENCE.fullmatch(value) is None:
-            raise _PlainSecret
-        return Secret(_REFERENCE.sub(lambda match: _look_up(match, environ), value)) if value else None
+        return Secret(_REFERENCE.sub(lambda match: _look_up(match, environ), value), value) if value else None
 
     try:
         return table.value(key, None, convert)
@@ -54,9 +57,23 @@ def read_secret(table: Table, key: str, environ: Mapping[str, str], *, whole: bo
     return None
 
 
-def has_reference(text: str) -> bool:
-    """Whether a text names a secret."""
-    return _REFERENCE.search(text) is not None
+def has_plain_password(url: str) -> bool:
+    """Whether a URL shows a password, its references aside."""
+    return masked(bare := _REFERENCE.sub("", url)) != bare
+
+
+def masked(url: str) -> str:
+    """A URL as it may be shown: without its password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
+    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+    if password:
+        host = parts.netloc.rpartition("@")[2]
+        parts = parts._replace(netloc=f"{user}{colon}***@{host}")
+        url = parts.geturl()
+    return _QUERY_PASSWORD.sub("***", url)
 
 
 def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
@@ -64,14 +81,19 @@ def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
     if kind == "env":
         if name not in environ:
             raise LookupError(f"the environment has no {name}")
+        if not environ[name].strip():
+            raise LookupError(f"{name} is empty in the environment")
         return environ[name]
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         raise LookupError(f"credential {name}: no CREDENTIALS_DIRECTORY; start under systemd with LoadCredential=")
     try:
-        return (Path(folder) / name).read_text("utf-8").strip()
+        text = (Path(folder) / name).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise LookupError(f"credential {name} cannot be read: {exc}") from exc
+    if not text:
+        raise LookupError(f"credential {name} is empty")
+    return text
 
 
 class _PlainSecret(Exception):

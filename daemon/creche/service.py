@@ -27,6 +27,7 @@ from creche.edges.stream import Stream
 from creche.edges.systemd import Notifier, take_sockets
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
+from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
@@ -47,6 +48,8 @@ from creche.service_parts import (
 )
 from creche.service_view import View
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 FLUSH_S = 5.0
 """How long a stop waits for listeners to take what is in the feed, and for answers that are being written."""
 
@@ -57,6 +60,9 @@ def run(path: Path | None) -> int:
     logs.configure(level=config.log.level, format=config.log.format)
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     faults: list[Exception] = []
+    for number in SIGNALS:
+        # This holds when no receiver is open: a second SIGTERM must not make a stop that is done look like a failure.
+        signal.signal(number, signal.SIG_IGN)
     try:
         trio.run(_serve_until_signalled, config, notifier, take_sockets(os.environ))
     except* StartError as group:
@@ -68,22 +74,29 @@ def run(path: Path | None) -> int:
 
 async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: list[int]) -> None:
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+    with trio.open_signal_receiver(*SIGNALS) as received:
         async with trio.open_nursery() as nursery:
-            view: View = await nursery.start(serve, config, stop, inherited)
+
+            async def serve_to_the_end(*, task_status: trio.TaskStatus[View]) -> None:
+                await serve(config, stop, inherited, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            view: View = await nursery.start(serve_to_the_end)
             # What is alive now stays: the collector need not walk through it again and again (design §10).
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
             notifier.ready(view.summary())
             async for number in received:
+                if stop.is_set():
+                    continue  # a stop is bounded, and hurrying it would only lose what it writes
                 if number != signal.SIGHUP:
-                    break
+                    notifier.stopping()
+                    stop.set()
+                    continue
                 notifier.reloading()
                 view.reload()
                 notifier.ready(view.summary())
-            notifier.stopping()
-            stop.set()
 
 
 async def serve(
@@ -103,6 +116,7 @@ async def serve(
     async with open_store(config.store, threads) as store, trio.open_nursery() as ground:
         journal = Journal(store, run_write=threads.write, run_read=threads.read)
         floor, head = await journal.read(lambda opened: opened.feed_bounds())
+        lag = LoopLag()
         pulse = Pulse(heartbeats, wall=time.time)
         tools = Tools(journal=journal, pulse=pulse, timetable=Timetable(), updates=Updates(), wall=time.time)
         feed = Feed(journal, identity=store.identity, floor=floor, head=head)
@@ -110,14 +124,17 @@ async def serve(
         access = make_access(config.tcp)
         node = secrets.token_hex(6)
         stream = Stream(feed=feed, updates=tools.updates, minding=supervisor, access=access, node=node)
-        view = View(config, supervisor=supervisor, tools=tools, feed=feed, stream=stream, upstream=upstream, node=node)
+        view = View(
+            config, supervisor=supervisor, tools=tools, feed=feed, stream=stream, upstream=upstream, lag=lag, node=node
+        )
         api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
-        front = make_front(config, api.handle, stream.serve)
+        front = make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
 
         journal_ended = await _begin(ground, journal.run)
         await ground.start(tools.timetable.run)
         minding_ended = await _begin(ground, supervisor.run)
         await ground.start(pulse.run)
+        await ground.start(lag.run)
         ground.start_soon(prune_forever, config.store, journal, feed)
         async with open_listeners(config, inherited) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)

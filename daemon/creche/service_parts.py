@@ -18,7 +18,7 @@ from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection, U
 from creche.config_algorithms import AlgorithmSection
 from creche.core.access import Access
 from creche.core.binding import Binding
-from creche.edges.front import Front, Handle, Limits, Upgrade
+from creche.edges.front import Front, Handle, Limits, Refuse, Upgrade
 from creche.edges.front_listening import adopt, open_tcp, open_unix, remove_unix
 from creche.edges.heartbeats_redis import RedisHeartbeats
 from creche.edges.http_provider import HttpProvider
@@ -32,6 +32,9 @@ from creche.errors import StartError, StoreUnavailable
 T = TypeVar("T")
 
 PRUNE_EVERY_S = 60.0
+BODIES_AT_ONCE = 4
+"""How many requests of the largest size are received at the same time."""
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -121,7 +124,7 @@ def address_of(listener: trio.SocketListener) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def make_front(config: Config, handle: Handle, upgrade: Upgrade) -> Front:
+def make_front(config: Config, *, handle: Handle, refuse: Refuse, upgrade: Upgrade) -> Front:
     """The front. By default only our own names are answered on loopback, against DNS rebinding."""
     hosts = config.tcp.hosts
     if config.tcp.host in LOOPBACK:
@@ -129,10 +132,16 @@ def make_front(config: Config, handle: Handle, upgrade: Upgrade) -> Front:
     limits = Limits(
         head_bytes=config.http.max_head_bytes,
         body_bytes=config.http.max_request_bytes,
+        bodies_bytes=config.http.max_request_bytes * BODIES_AT_ONCE,
         connections=config.http.max_connections,
     )
     return Front(
-        handle=handle, upgrade=upgrade, limits=limits, allowed_uids=config.socket.allow_uids, hosts=hosts or None
+        handle=handle,
+        refuse=refuse,
+        upgrade=upgrade,
+        limits=limits,
+        allowed_uids=config.socket.allow_uids,
+        hosts=hosts or None,
     )
 
 

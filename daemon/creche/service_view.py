@@ -15,6 +15,7 @@ from creche.edges.metrics import Metrics, Snapshot
 from creche.edges.stream import Stream
 from creche.edges.upstream import Upstream
 from creche.engine.feed import Feed
+from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
 from creche.engine.supervisor import Supervisor
 from creche.errors import ConfigError
@@ -36,6 +37,7 @@ class View:
         feed: Feed,
         stream: Stream,
         upstream: Upstream,
+        lag: LoopLag,
         node: str,
     ) -> None:
         self._config = config
@@ -44,6 +46,7 @@ class View:
         self._feed = feed
         self._stream = stream
         self._upstream = upstream
+        self._lag = lag
         self._node = node
         self._metrics = Metrics(self._snapshot)
         self._started_at = time.time()
@@ -54,18 +57,22 @@ class View:
         return f"minding {sum(self._supervisor.counts().values())} tasks, {len(self._stream)} listeners"
 
     def reload(self) -> None:
-        """Read the configuration again; running tasks go on. A file with mistakes changes nothing."""
+        """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
         try:
             config = load(self._config.source, os.environ)
+            algorithms = algorithms_of(config, self._upstream)
         except ConfigError as exc:
             for mistake in exc.mistakes:
                 logger.error("not reloaded: {}", mistake)
+            return
+        except Exception:  # noqa: BLE001 - whatever a file may hold, it must not end the daemon
+            logger.exception("not reloaded, by a defect of creche")
             return
         fields = [name for name in config.__struct_fields__ if name not in RELOADABLE]
         changed = [name for name in fields if getattr(config, name) != getattr(self._config, name)]
         if changed:
             logger.warning("changed, but only a restart puts it in force: {}", ", ".join(changed))
-        self._supervisor.reload(algorithms_of(config, self._upstream))
+        self._supervisor.reload(algorithms)
         self._config = config
         logger.info("reloaded: {} algorithms", len(config.algorithms))
 
@@ -138,6 +145,8 @@ class View:
             listeners=len(self._stream),
             feed_head=self._feed.head,
             heartbeat_age_s=self._tools.pulse.age_s(),
+            loop_lag=self._lag.histogram,
+            poll_lateness=self._tools.lateness,
             store_fault=self._tools.journal.fault is not None,
             heartbeats_fault=self._tools.pulse.fault is not None,
             draining=self._supervisor.draining,

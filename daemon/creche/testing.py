@@ -7,7 +7,7 @@ and for any clock, a mock one too.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -15,7 +15,7 @@ import trio
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
-from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Write, Written
+from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
 T = TypeVar("T")
@@ -63,21 +63,21 @@ class MemoryStore:
         self._fail()
         return [task for task in self._tasks.values() if task.id not in self._seqs]
 
-    def list_tasks(self, query: Query) -> list[Task]:
+    def list_tasks(self, query: Query) -> Page:
         """Tasks by `query`, newest first, without inputs."""
         self._fail()
         tasks = list(reversed(self._tasks.values()))
         if query.after is not None:
             if query.after not in self._tasks:
-                return []
+                return Page([], more=False)
             tasks = tasks[tasks.index(self._tasks[query.after]) + 1 :]
-        return [_bare(task) for task in tasks if _wanted(query, task)][: query.limit]
+        return Page(*_page((_bare(task) for task in tasks if _wanted(query, task)), query.limit))
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
         """Entries with a greater `seq`, in order, without inputs."""
         self._fail()
-        entries = [Entry(at, _bare(self._tasks[task_id])) for task_id, at in self._seqs.items() if at > seq]
-        return entries[:limit]
+        tasks, _ = _page((_bare(self._tasks[task_id]) for task_id, at in self._seqs.items() if at > seq), limit)
+        return [Entry(self._seqs[task.id], task) for task in tasks]
 
     def feed_bounds(self) -> tuple[int, int]:
         """`(floor, head)`."""
@@ -85,17 +85,18 @@ class MemoryStore:
         return self._floor, self._head
 
     def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
-        """Remove settled tasks: the old ones, then those beyond the newest `keep`."""
+        """Remove settled tasks from the start of the feed: the old ones, and those beyond the newest `keep`."""
         self._fail()
-        settled = [self._tasks[task_id] for task_id in self._seqs]
-        old = sorted((task for task in settled if _settled_at(task) < settled_before), key=_settled_at)
-        beyond = [task for task in settled[: max(0, len(settled) - keep)] if _settled_at(task) >= settled_before]
-        doomed = [*old, *beyond][:limit]
-        for task in doomed:
-            self._floor = max(self._floor, self._seqs.pop(task.id))
-            del self._tasks[task.id]
+        pruned = 0
+        for task_id in list(self._seqs)[:limit]:
+            settled_at = self._tasks[task_id].settled_at or 0.0
+            if settled_at >= settled_before and len(self._seqs) <= keep:
+                break
+            self._floor = self._seqs.pop(task_id)
+            del self._tasks[task_id]
+            pruned += 1
         self._ids = {key: task_id for key, task_id in self._ids.items() if task_id in self._tasks}
-        return len(doomed)
+        return pruned
 
     def _fail(self) -> None:
         if self.failing:
@@ -123,7 +124,7 @@ class MemoryStore:
             return Accepted(task, new=True)
         if first.fingerprint == task.fingerprint:
             return Accepted(first, new=False)
-        return KeyConflict(f"key {task.key!r} or id {task.id}: used before, for task {first.id} with other content")
+        return KeyConflict(f'key "{task.key}" or id {task.id}: used before, for task {first.id} with other content')
 
     def _settle(self, task: Task) -> Entry | AlreadySettled:
         first = self._tasks.get(task.id)
@@ -151,8 +152,16 @@ def _wanted(query: Query, task: Task) -> bool:
     )
 
 
-def _settled_at(task: Task) -> float:
-    return 0.0 if task.settled_at is None else task.settled_at
+def _page(tasks: Iterable[Task], limit: int) -> tuple[list[Task], bool]:
+    """The first tasks, and whether there are more."""
+    page: list[Task] = []
+    size_bytes = 0
+    for task in tasks:
+        if len(page) == limit or size_bytes >= PAGE_BYTES:
+            return page, True
+        page.append(task)
+        size_bytes += len(msgspec.json.encode(task))
+    return page, False
 
 
 # -- a provider that plays a script ------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -101,6 +103,11 @@ def test_a_wrong_command_line_exits_with_2(creche: Run, args: list[str]) -> None
     assert "Usage: creche" in ran.err
 
 
+def test_a_command_that_is_mistyped_is_recognised(creche: Run) -> None:
+    """The name that was meant is suggested."""
+    assert 'no command is called "sumbit" (did you mean "submit"?)' in creche("sumbit").err
+
+
 def test_an_unreachable_daemon_exits_with_4(creche: Run, short_tmp: Path) -> None:
     """The message names the socket that was tried and how to start a daemon; --socket goes before the environment."""
     ran = creche("list", "--socket", str(short_tmp / "other.sock"))
@@ -137,24 +144,6 @@ def test_algorithms_are_a_table(creche: Run, daemon: FakeDaemon) -> None:
     assert creche("algorithms", "--json").values == [ALGORITHM]
 
 
-def test_check_prints_what_is_in_force(creche: Run) -> None:
-    """Without mistakes the configuration is printed, one value per line, or as one JSON object."""
-    ran = creche("check")
-    assert ran.code == 0
-    assert {"tcp.enabled = True", "socket.mode = 0660", "algorithms = none"} <= set(ran.out.splitlines())
-    assert creche("check", "--json").values[0]["tcp.enabled"] == "True"
-
-
-def test_check_prints_every_mistake(creche: Run, tmp_path: Path) -> None:
-    """With mistakes each has its line, and the exit code is 78."""
-    path = tmp_path / "config.toml"
-    path.write_text("[socket]\nmodes = 1\n[stroe]\n")
-    ran = creche("check", "--config", str(path))
-    assert (ran.code, ran.out) == (78, "")
-    assert "did you mean" in ran.err
-    assert len(ran.err.splitlines()) == 2
-
-
 def test_the_commands_start_light(daemon: FakeDaemon) -> None:
     """Neither the version nor a submit loads what takes long: no event loop, no tables, no HTTP library."""
     daemon.on("POST", "/v1/tasks", (202, TASK))
@@ -168,14 +157,18 @@ def test_the_commands_start_light(daemon: FakeDaemon) -> None:
     assert (out, err) == (f"creche {__version__}\nt1\n[0, 0]\n", "")
 
 
-def test_interruption_is_quiet(daemon: FakeDaemon) -> None:
-    """Ctrl-C while waiting ends with 130 and without a traceback."""
+def test_interruption_tells_how_to_go_on(daemon: FakeDaemon) -> None:
+    """Ctrl-C while waiting ends with 130 and one line that says how to wait for the same task again."""
     daemon.on("GET", "/v1/tasks/t1", "hang")
     with process(daemon, "wait", "t1") as running:
         assert daemon.arrived.acquire(timeout=20)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
-    assert (running.returncode, out, err.strip()) == (130, "", "")
+    assert (running.returncode, out, err.strip()) == (
+        130,
+        "",
+        "creche: the task goes on: creche wait t1",
+    )
 
 
 def test_a_simulated_provider_runs_until_interrupted(daemon: FakeDaemon) -> None:
@@ -186,6 +179,16 @@ def test_a_simulated_provider_runs_until_interrupted(daemon: FakeDaemon) -> None
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     assert (running.returncode, out, err) == (130, "", "")
+
+
+def test_a_simulated_provider_tells_that_its_port_is_taken(creche: Run) -> None:
+    """In the system's words."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = creche("simulate", "--port", str(port))
+    assert (ran.code, ran.err) == (1, f"creche: cannot listen on port {port}: Address already in use\n")
 
 
 def test_a_reader_that_goes_is_no_error(daemon: FakeDaemon) -> None:
@@ -216,8 +219,29 @@ def test_a_terminal_gets_bars_while_waiting(daemon: FakeDaemon) -> None:
     out = on_terminal(daemon, "wait", "t1")
     assert "processing" in out
     assert "━" in out
-    assert "t1  succeeded" in out
+    assert has_row(out, "t1  succeeded")
     assert daemon.requests[0].query == [("wait", "1.000s")]
+
+
+def test_a_result_has_a_row_of_its_own(daemon: FakeDaemon) -> None:
+    """On a terminal the bars are gone before the result of `submit --wait` is printed."""
+    running = {**TASK, "status": "processing", "progress": 0.5}
+    daemon.on("POST", "/v1/tasks", (202, {**TASK, "status": "accepted"}))
+    daemon.on("GET", "/v1/tasks/t1", (200, running), (200, running), (200, {**TASK, "result": "a heron"}))
+    out = on_terminal(daemon, "submit", "flux", "--data", "1", "--wait", told="creche: task t1 is accepted\n")
+    assert "━" in out
+    assert has_row(out, '"a heron"')
+
+
+def test_bars_come_back_below_what_was_printed(daemon: FakeDaemon) -> None:
+    """Of several tasks each end is a row, and the next one's bar follows."""
+    for name in ("t1", "t2"):
+        task = {**TASK, "id": name}
+        daemon.on("GET", f"/v1/tasks/{name}", (200, {**task, "status": "processing"}), (200, task))
+    out = on_terminal(daemon, "wait", "t1", "t2")
+    assert has_row(out, "t1  succeeded")
+    assert has_row(out, "t2  succeeded")
+    assert out.index("t1  succeeded") < out.rindex("processing")
 
 
 def test_a_terminal_gets_bars_while_watching(daemon: FakeDaemon) -> None:
@@ -228,17 +252,22 @@ def test_a_terminal_gets_bars_while_watching(daemon: FakeDaemon) -> None:
     daemon.on("GET", "/v1/tasks", (200, {"tasks": [{**TASK, "id": "t2", "status": "processing"}], "after": None}))
     out = on_terminal(daemon, "watch", "--once", "1")
     assert "t2" in out
-    assert "10:01:00  flux  t1  succeeded" in out
+    assert has_row(out, "10:01:00  flux  t1  succeeded")
 
 
-def on_terminal(daemon: FakeDaemon, *args: str, env: Mapping[str, str] | None = None) -> str:
-    """What a command writes to a terminal."""
+def has_row(out: str, text: str) -> bool:
+    """Whether a terminal shows a row of just this text: before it only what erases the row, behind it a line break."""
+    return re.search(rf"(?:^|[\r\n])(?:\x1b\[[0-9;?]*[A-Za-z])*{re.escape(text)}\r?\n", out) is not None
+
+
+def on_terminal(daemon: FakeDaemon, *args: str, env: Mapping[str, str] | None = None, told: str = "") -> str:
+    """What a command writes to a terminal; `told` is what it says on standard error."""
     ours, theirs = pty.openpty()
     with process(daemon, *args, stdout=theirs, env=env) as running:
         os.close(theirs)
         written = b"".join(_read_terminal(ours))
         assert running.stderr is not None
-        assert running.stderr.read() == ""
+        assert running.stderr.read() == told
         assert running.wait(timeout=20) == 0
     return written.decode()
 

@@ -344,14 +344,17 @@ async def test_one_client_serves_many_tasks(daemon: FakeDaemon) -> None:
 
 
 def test_the_default_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's word first, then the system's daemon where there is one, then the user's own."""
-    system = tmp_path / "creche.sock"
+    """The environment's word first, then the user's own daemon where there is one, then the system's."""
+    own, system = tmp_path / "creche" / "creche.sock", tmp_path / "system.sock"
     monkeypatch.setattr("creche.client._SYSTEM_SOCKET", str(system))
-    assert default_socket({"CRECHE_SOCKET": "/x/y.sock", "XDG_RUNTIME_DIR": "/r"}) == Path("/x/y.sock")
-    assert default_socket({"XDG_RUNTIME_DIR": "/r"}) == Path("/r/creche/creche.sock")
-    assert default_socket({}) == system
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     system.touch()
-    assert default_socket({"XDG_RUNTIME_DIR": "/r"}) == system
+    assert default_socket({}) == system
+    assert default_socket(environ) == system
+    own.parent.mkdir()
+    own.touch()
+    assert default_socket(environ) == own
+    assert default_socket(environ | {"CRECHE_SOCKET": "/x/y.sock"}) == Path("/x/y.sock")
 
 
 def _echo_batch(got: Got) -> tuple[int, bytes]:

@@ -16,6 +16,13 @@ ACCEPTED = {"id": "t1", "algorithm": "flux", "status": "accepted", "accepted_at"
 SETTLED = {**ACCEPTED, "settled_at": "2026-11-23T10:01:00Z"}
 SUCCEEDED = {**SETTLED, "status": "succeeded", "result": {"url": "ü"}}
 FAILED = {**SETTLED, "status": "failed", "reason": "provider", "message": "out of\n\x1b[31mmemory"}
+REFUSED = {
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "code": "unknown_algorithm",
+    "detail": "no such",
+    "errors": [{"detail": "no such", "pointer": "/algorithm"}],
+}
 UNKNOWN = {**ACCEPTED, "status": "unknown", "note": "the answer was lost"}
 
 
@@ -60,6 +67,18 @@ def test_json_may_stand_before_or_behind_the_command(creche: Run, daemon: FakeDa
     assert daemon.requests[0].json["job"] == "j"
 
 
+def test_a_job_may_come_with_kept_values(creche: Run, daemon: FakeDaemon) -> None:
+    """What the recipe would have kept from the create's answer goes along with the job, in submit and in resolve."""
+    daemon.on("POST", "/v1/tasks", (202, ACCEPTED))
+    daemon.on("POST", "/v1/tasks/t1/resolve", (200, ACCEPTED))
+    keep = ["--keep", "status_url=https://h/?a=b", "--keep", "cancel_url=c"]
+    job = {"id": "j", "keep": {"status_url": "https://h/?a=b", "cancel_url": "c"}}
+    assert creche("submit", "flux", "--job", "j", *keep).code == 0
+    assert creche("resolve", "t1", "attach", "j", *keep).code == 0
+    assert daemon.requests[0].json["job"] == job
+    assert daemon.requests[1].json == {"action": "attach", "job": job}
+
+
 def test_the_input_may_be_a_file_or_standard_input(
     creche: Run, daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,14 +102,16 @@ def test_the_input_may_be_a_file_or_standard_input(
         ('{"algorithm": "flux"}\n7', ["--ndjson", "FILE"], "FILE:2: expected a task, as a JSON object"),
         ('{"input": 1}', ["--ndjson", "FILE"], 'FILE:1: no "algorithm", and no ALGORITHM was given'),
         ("", ["flux", "--input", "none.json"], "cannot read none.json: No such file or directory"),
-        ("", ["flux"], "give either --input, --data or --job"),
-        ("", ["flux", "--data", "1", "--job", "j"], "give either --input, --data or --job"),
+        ("", ["flux"], "give one of --input, --data, --job and --ndjson"),
+        ("", ["flux", "--data", "1", "--job", "j"], "give one of --input, --data, --job and --ndjson"),
         ("", ["--data", "1"], "name the ALGORITHM to submit to"),
         ("", ["--ndjson", "FILE", "--data", "1"], "--ndjson brings tasks of its own"),
         ("", ["flux", "--data", "1", "--output", "x"], "--output and --timeout need --wait"),
         ("", ["flux", "--data", "1", "--wait", "--output", "no/such/x"], "cannot write no/such/x: No such file"),
         ("", ["flux", "--data", "1", "--deadline", "90"], "expected a duration such as"),
         ("", ["flux", "--data", "1", "--label", "a"], 'expected a label such as "team=video"'),
+        ("", ["flux", "--job", "1", "--keep", "a"], 'expected a kept value such as "status_url=https://…"'),
+        ("", ["flux", "--data", "1", "--keep", "a=b"], "--keep needs --job"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_sent(
@@ -112,7 +133,7 @@ def test_many_tasks_come_from_lines(creche: Run, daemon: FakeDaemon, monkeypatch
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
     ran = creche("submit", "flux", "--ndjson", "-", "--user", "u")
     assert (ran.code, ran.out) == (3, "t0\nt2\n")
-    assert ran.err == "creche: task 2 of 3 was refused: unknown_algorithm: no such\n"
+    assert ran.err == "creche: task 2 of 3 was refused: unknown_algorithm: no such (at /algorithm)\n"
     sent = daemon.requests[0].lines
     assert [(line["algorithm"], line["user"]) for line in sent] == [("flux", "u"), ("other", "u"), ("flux", "v")]
     assert sent[2]["key"] == "k"
@@ -123,7 +144,8 @@ def test_many_answers_as_json_keep_their_order(creche: Run, daemon: FakeDaemon, 
     daemon.on("POST", "/v1/tasks/batch", _refuse_the_second)
     (tmp_path / "tasks").write_text('{"algorithm": "flux", "input": 1}\n' * 3)
     ran = creche("submit", "--ndjson", str(tmp_path / "tasks"), "--json")
-    assert [value.get("id", value.get("code")) for value in ran.values] == ["t0", "unknown_algorithm", "t2"]
+    assert [value.get("id") for value in ran.values] == ["t0", None, "t2"]
+    assert ran.values[1] == REFUSED
 
 
 def test_submit_wait_prints_the_result(creche: Run, daemon: FakeDaemon) -> None:
@@ -161,6 +183,7 @@ def test_submit_many_and_wait_writes_tasks(creche: Run, daemon: FakeDaemon, tmp_
     out = tmp_path / "out"
     ran = creche("submit", "--ndjson", str(tmp_path / "tasks"), "--wait", "--output", str(out))
     assert (ran.code, ran.out) == (3, "")
+    assert "creche: waiting for 2 tasks\n" in ran.err
     assert [json.loads(line) for line in out.read_text("utf-8").splitlines()] == [SUCCEEDED, FAILED]
 
 
@@ -273,7 +296,7 @@ def test_resolve_says_what_was_decided(creche: Run, daemon: FakeDaemon) -> None:
     assert [request.json for request in daemon.requests] == [{"action": "attach", "job": "j1"}, {"action": "drop"}]
 
 
-@pytest.mark.parametrize("args", [["attach"], ["create", "j1"], ["drop", "j1"], ["maybe"]])
+@pytest.mark.parametrize("args", [["attach"], ["create", "j1"], ["drop", "j1"], ["drop", "--keep", "a=b"], ["maybe"]])
 def test_resolve_without_sense_is_refused(creche: Run, daemon: FakeDaemon, args: list[str]) -> None:
     """To attach needs a job, the others take none."""
     assert creche("resolve", "t1", *args).code == 2
@@ -302,6 +325,5 @@ def test_watch_as_json_prints_tasks(creche: Run, daemon: FakeDaemon) -> None:
 
 
 def _refuse_the_second(got: Got) -> tuple[int, bytes]:
-    refused = {"status": 404, "code": "unknown_algorithm", "detail": "no such"}
-    answers = [refused if number == 1 else {**ACCEPTED, "id": f"t{number}"} for number in range(len(got.lines))]
+    answers = [REFUSED if number == 1 else {**ACCEPTED, "id": f"t{number}"} for number in range(len(got.lines))]
     return 200, b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from creche.core.binding import Binding
+from creche.core.binding import JOB_LIMIT, KEEP_LIMIT, Binding
 from creche.core.exchange import Answer
 from creche.core.reading import JobStatus, Reading
 from creche.core.recipe import load_recipe
@@ -80,6 +80,8 @@ def test_a_create_that_cannot_be_repeated_goes_over_a_new_connection() -> None:
     """Its loss must not be mistaken for a stale kept-alive connection."""
     assert bound().create_call(TASK).fresh
     assert not bound(create={"repeat": "token"}).create_call(TASK).fresh
+    # The transport repeats a GET by itself: if that finds nobody, "certainly not sent" would be wrong.
+    assert bound(create={"repeat": "token", "method": "GET"}).create_call(TASK).fresh
     assert (bound().repeatable, bound(create={"repeat": "token"}).repeatable) == (False, True)
 
 
@@ -149,7 +151,6 @@ def test_a_create_may_bring_the_end() -> None:
     ("status", "error"),
     [
         (400, CreateRefused),
-        (301, CreateRefused),
         (401, CredentialsRefused),
         (402, CredentialsRefused),
         (403, CredentialsRefused),
@@ -168,6 +169,39 @@ def test_a_failed_create_tells_whether_a_job_may_exist(status: int, error: type[
         bound().read_create(an_answer(status, b'{"error":{"message":"no"}}', retry_after="7"), TASK)
     assert type(caught.value) is error
     assert str(caught.value) == f"HTTP {status}: no"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307])
+def test_a_redirected_create_is_uncertain(status: int) -> None:
+    """To redirect after a POST is how some say that the job is there, others that nothing happened."""
+    with pytest.raises(CreateUncertain, match=f"^HTTP {status} .redirects are not followed.$") as caught:
+        bound().read_create(an_answer(status, location="/jobs/j1"), TASK)
+    assert caught.value.answered
+
+
+def test_an_id_that_is_too_long_is_none() -> None:
+    """It would stand in every record and log line; the job that it names is as good as not known."""
+    longest = b'{"id":"%s"}'
+    assert bound().read_create(an_answer(201, longest % (b"j" * JOB_LIMIT)), TASK).job == "j" * JOB_LIMIT
+    with pytest.raises(CreateUncertain, match="the job's id in the answer has 2001 characters") as caught:
+        bound().read_create(an_answer(201, longest % (b"j" * (JOB_LIMIT + 1))), TASK)
+    assert caught.value.answered
+
+
+def test_a_kept_value_that_is_too_long_is_not_kept() -> None:
+    """Neither from the create nor from a poll."""
+    body = b'{"id":"j1","status":"running","urls":{"get":"%s"}}'
+    binding = bound(poll={"keep": {"poll": "/urls/get"}})
+    assert binding.read_poll(an_answer(200, body % (b"u" * KEEP_LIMIT))).keep == {"poll": "u" * KEEP_LIMIT}
+    long = an_answer(200, body % (b"u" * (KEEP_LIMIT + 1)))
+    with pytest.raises(
+        AnswerError, match=r'^"keep\.poll" in the answer has 4001 characters, and at most 4000 are taken'
+    ):
+        binding.read_poll(long)
+    for one in (binding, bound()):
+        with pytest.raises(CreateUncertain, match=r'"keep\.poll" in the answer has 4001 characters') as caught:
+            one.read_create(long, TASK)
+        assert caught.value.answered
 
 
 def test_a_recipe_may_call_other_statuses_busy() -> None:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creche.core.document import Table, parse_duration, parse_size, suggestion
+from creche.core.document import (
+    MAX_DURATION_S,
+    Table,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    scalar,
+    suggestion,
+)
 
 
 def read(data: dict[str, Any], reader: Callable[[Table], object]) -> tuple[object, list[str]]:
@@ -40,6 +49,24 @@ def test_a_duration_means_what_it_says(days: int, hours: int, minutes: int, seco
     """Every part counts with its unit."""
     expected = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     assert parse_duration(f"{days}d{hours}h{minutes}m{seconds}s") == expected
+
+
+@given(st.floats(0, MAX_DURATION_S) | st.integers(0, 10**6).map(lambda ms: ms * 0.001))
+def test_a_duration_can_be_written_again(seconds: float) -> None:
+    """What is written means exactly the same time."""
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["0s", "50ms", "1.5s", "3s", "90m", "26h", "30d"])
+def test_a_duration_is_written_as_a_person_would(text: str) -> None:
+    """In the largest unit that needs no fraction."""
+    assert format_duration(parse_duration(text)) == text
+
+
+@given(st.integers(1, 1 << 40))
+def test_a_size_can_be_written_again(size_bytes: int) -> None:
+    """What is written means exactly the same size."""
+    assert parse_size(format_size(size_bytes)) == size_bytes
 
 
 @given(st.text(max_size=20))
@@ -75,17 +102,24 @@ def test_a_near_miss_is_guessed() -> None:
 @pytest.mark.parametrize(
     ("reader", "value", "complaint"),
     [
-        (lambda t: t.text("k"), 7, "expected a text in quotes, got a number"),
+        (lambda t: t.text("k"), 7, "expected a text in quotes, got 7"),
         (lambda t: t.flag("k"), "yes", 'expected true or false, got "yes"'),
-        (lambda t: t.integer("k", 1), True, "expected a whole number, got a boolean"),
-        (lambda t: t.integer("k", 1), 1.5, "expected a whole number, got a number"),
-        (lambda t: t.integer("k", 1, at_least=1), 0, "expected a number of at least 1, got a number"),
-        (lambda t: t.integer("k", 1, at_most=9), 10, "expected a number of at least 0 and at most 9, got a number"),
-        (lambda t: t.number("k", 1.0), float("nan"), "expected a number of at least 0, got a number"),
-        (lambda t: t.number("k", 1.0), True, "expected a number of at least 0, got a boolean"),
-        (lambda t: t.duration("k", 1.0), 3, 'expected a duration in quotes such as "3s" or "1h", got a number'),
+        (lambda t: t.integer("k", 1), True, "expected a whole number, got true"),
+        (lambda t: t.integer("k", 1), 1.5, "expected a whole number, got 1.5"),
+        (lambda t: t.integer("k", 1, at_least=1), 0, "expected a number of at least 1, got 0"),
+        (lambda t: t.integer("k", 1, at_most=9), 10, "expected a number of at most 9, got 10"),
+        (lambda t: t.number("k", 1.0), float("nan"), "expected a number of at least 0, got nan"),
+        (lambda t: t.integer("k", 1), 10**13, f"expected a number of at most {10**12}, got {10**13}"),
+        (lambda t: t.integer("k", 1), 10**400, f"expected a number of at most {10**12}, got a longer number"),
+        (lambda t: t.number("k", 1.0), 10**400, "expected less, got a longer number"),
+        (lambda t: t.value("k", 1, scalar), 1 << 64, "expected a number of at most 64 bits, got a longer number"),
+        (lambda t: t.value("k", 1, scalar), float("inf"), "expected a finite number, got inf"),
+        (lambda t: t.size("k", 1), "1025GiB", 'expected a size of at most 1024GiB, got "1025GiB"'),
+        (lambda t: t.text("k"), ["x"], "expected a text in quotes, got a list"),
+        (lambda t: t.number("k", 1.0), True, "expected a number of at least 0, got true"),
+        (lambda t: t.duration("k", 1.0), 3, 'expected a duration in quotes such as "3s" or "1h", got 3'),
         (lambda t: t.duration("k", 1.0, at_least_s=1.0), "1ms", 'expected at least 1s, got "1ms"'),
-        (lambda t: t.size("k", 1), 3, 'expected a size in quotes such as "4MiB", got a number'),
+        (lambda t: t.size("k", 1), 3, 'expected a size in quotes such as "4MiB", got 3'),
         (lambda t: t.size("k", 1), "0B", 'expected at least 1 bytes, got "0B"'),
         (lambda t: t.choice("k", "a", ("a", "b")), "c", 'expected one of a, b, got "c"'),
         (lambda t: t.texts("k"), ["a", 1], "expected a list of texts, got a list"),

@@ -14,9 +14,11 @@ from creche.core.reading import (
     MESSAGE_LIMIT,
     JobStatus,
     Progress,
+    Redaction,
     Rule,
     Source,
     as_text,
+    check_body,
     decode_body,
     error_text,
     excerpt,
@@ -31,6 +33,9 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3),
     max_leaves=10,
 )
+
+
+NOTHING_SECRET = Redaction(None)
 
 
 def an_answer(body: bytes = b"", status: int = 200, **headers: str) -> Answer:
@@ -51,22 +56,25 @@ def test_a_result_is_exactly_what_the_provider_wrote() -> None:
     assert bytes(raw_at(b'{"a": [ {"x":1.0,  "y":1e2} ]}', "/a/0")) == b'{"x":1.0,  "y":1e2}'
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{", b"\xff", b"[" * 100_000, b'{"a":1}x'])
+@pytest.mark.parametrize("body", [b"<html>", b"{", b"\xff", b'"\xff"', b'"\\ud800"', b"[" * 100_000, b'{"a":1}x'])
 def test_a_body_that_is_no_json_is_an_answer_error(body: bytes) -> None:
     """Never another kind of exception."""
     with pytest.raises(AnswerError, match=r"^HTTP 200, but the body is no JSON"):
-        decode_body(an_answer(body))
+        decode_body(an_answer(body), NOTHING_SECRET)
+    with pytest.raises(AnswerError, match=r"^HTTP 200, but the body is no JSON"):
+        check_body(an_answer(body), NOTHING_SECRET)
 
 
 def test_an_empty_body_is_none() -> None:
     """204 and its like."""
-    assert decode_body(an_answer()) is None
+    assert decode_body(an_answer(), NOTHING_SECRET) is None
+    check_body(an_answer(), NOTHING_SECRET)
 
 
 @given(st.binary(max_size=2000))
 def test_an_excerpt_fits_in_one_line_of_a_log(body: bytes) -> None:
     """No control characters, no line breaks, bounded."""
-    line = excerpt(body)
+    line = excerpt(body, NOTHING_SECRET)
     assert len(line) <= 160
     assert line.isprintable()
 
@@ -97,7 +105,7 @@ def test_values_are_compared_as_text(value: object, text: str) -> None:
 def test_a_source_finds_one_value(source: Source, value: str | None) -> None:
     """As text, from the body or a header; what is null, absent or a table is not there."""
     answer = an_answer(b'{"id": 7, "none": null, "urls": {"get": "https://x/jobs/abc"}}', location="/j/9")
-    assert source.find(answer, decode_body(answer)) == value
+    assert source.find(answer, decode_body(answer, NOTHING_SECRET)) == value
 
 
 @pytest.mark.parametrize(
@@ -142,9 +150,9 @@ def test_a_rule_needs_all_its_conditions(rule: Rule, matches: bool) -> None:  # 
 def test_the_first_error_message_that_is_there_is_taken() -> None:
     """Empty ones are passed over; a table is shown as JSON; a long one is cut."""
     body = {"a": "", "b": None, "c": {"code": 1}, "d": "x" * 5000}
-    assert error_text(body, ("/gone", "/a", "/b", "/c", "/d")) == '{"code":1}'
-    assert error_text(body, ("/d",)) == "x" * (MESSAGE_LIMIT - 1) + "…"
-    assert error_text(body, ("/gone",)) == ""
+    assert error_text(body, ("/gone", "/a", "/b", "/c", "/d"), NOTHING_SECRET) == '{"code":1}'
+    assert error_text(body, ("/d",), NOTHING_SECRET) == "x" * (MESSAGE_LIMIT - 1) + "…"
+    assert error_text(body, ("/gone",), NOTHING_SECRET) == ""
 
 
 DATE = "Mon, 23 Nov 2026 10:00:00 GMT"

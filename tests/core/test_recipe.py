@@ -116,7 +116,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     text = WHOLE.replace('"5s"', "5").replace('title = "Example"', "titel = 1").replace('"token"', '"twice"')
     assert mistakes(text) == [
         'example.toml: create.repeat: expected one of none, token, id, got "twice"',
-        'example.toml: poll.every: expected a duration in quotes such as "3s" or "1h", got a number',
+        'example.toml: poll.every: expected a duration in quotes such as "3s" or "1h", got 5',
         'example.toml: titel: unknown key (did you mean "title"?)',
     ]
 
@@ -145,6 +145,7 @@ def test_all_mistakes_are_told_at_once() -> None:
             "fetch.after: expected some of cancelled, expired, failed, lost, succeeded",
         ),
         ("default = 20", "default = [20]", "params.steps.default: expected a text, a number or a boolean"),
+        ('of = "/whole"', f"of = {10**400}", "poll.progress: expected less, got a table"),
         ('of = "/whole"', 'off = "/whole"', 'poll.progress: expected "pointer" and "of"'),
         ("grow = 1.5", "grow = 0.5", "poll.grow: expected a number of at least 1"),
         ("[cancel]", "[cancle]", "cancle: unknown key"),

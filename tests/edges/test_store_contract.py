@@ -15,7 +15,7 @@ import pytest
 from creche.core import task as tasks
 from creche.core.task import Failed, Job, Outcome, Status, Succeeded, Task
 from creche.edges.store_sqlite import SqliteStore
-from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Store
+from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Store
 from creche.errors import AlreadySettled, KeyConflict
 from creche.testing import MemoryStore, make_task
 
@@ -33,9 +33,9 @@ def fill(store: Store, *accepted: Task) -> None:
     assert store.commit([Accept(task) for task in accepted]) == [Accepted(task, new=True) for task in accepted]
 
 
-def ids(found: list[Task]) -> list[str]:
+def ids(found: list[Task] | Page) -> list[str]:
     """Their ids, in order."""
-    return [task.id for task in found]
+    return [task.id for task in (found.tasks if isinstance(found, Page) else found)]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -66,7 +66,7 @@ def test_an_accepted_task_can_be_read_back_whole(store: Store) -> None:
     fill(store, task)
     assert (store.get("a"), store.get("nobody")) == (task, None)
     assert store.unfinished() == [task]
-    assert store.list_tasks(Query()) == [msgspec.structs.replace(task, input=None)]
+    assert store.list_tasks(Query()).tasks == [msgspec.structs.replace(task, input=None)]
 
 
 def test_an_input_of_a_megabyte_is_kept_verbatim(store: Store) -> None:
@@ -85,7 +85,7 @@ def test_names_are_only_text(store: Store, text: str) -> None:
     """Nothing in a client's words has a meaning for the store."""
     task = make_task("a", key=text, user=text, algorithm=text, labels={text: text})
     fill(store, make_task("b"), task)
-    assert store.list_tasks(Query(algorithm=text, user=text, labels={text: text})) == [task]
+    assert store.list_tasks(Query(algorithm=text, user=text, labels={text: text})).tasks == [task]
     assert store.commit([Accept(make_task("c", key=text, fingerprint="a"))]) == [Accepted(task, new=False)]
 
 
@@ -95,7 +95,7 @@ def test_the_same_key_and_content_gives_the_first_task(store: Store) -> None:
     again = make_task("b", key="k", fingerprint="f")
     fill(store, first)
     assert store.commit([Accept(again)]) == [Accepted(first, new=False)]
-    assert store.list_tasks(Query()) == [first]
+    assert store.list_tasks(Query()).tasks == [first]
 
 
 def test_the_first_task_is_given_as_it_is_now(store: Store) -> None:
@@ -113,7 +113,7 @@ def test_the_same_key_with_other_content_is_a_conflict(store: Store) -> None:
     conflict, other = store.commit([Accept(make_task("b", key="k")), Accept(make_task("c"))])
     assert isinstance(conflict, KeyConflict)
     assert "task a " in str(conflict)
-    assert "'k'" in str(conflict)
+    assert '"k"' in str(conflict)
     assert other == Accepted(make_task("c"), new=True)
     assert store.get("b") is None
 
@@ -158,7 +158,7 @@ def test_a_batch_is_done_in_order(store: Store) -> None:
         None,
         Accepted(done, new=False),
     ]
-    assert store.list_tasks(Query()) == [done]
+    assert store.list_tasks(Query()).tasks == [done]
 
 
 def test_an_empty_batch_changes_nothing(store: Store) -> None:
@@ -260,7 +260,7 @@ def test_the_feed_is_in_the_order_of_settling(store: Store) -> None:
 
 
 def test_old_ones_are_pruned(store: Store) -> None:
-    """Those settled before the time go, oldest first and no more than the limit; the floor follows."""
+    """Those settled before the time go, in order and no more than the limit; the floor follows."""
     entries = filled_feed(store, 6)
     assert store.prune(settled_before=5.0, keep=100, limit=3) == 3
     assert store.feed_bounds() == (entries[2].seq, entries[5].seq)
@@ -289,25 +289,33 @@ def test_both_rules_together(store: Store) -> None:
     assert store.feed_after(0, 10) == entries[3:]
 
 
-def test_a_clock_that_was_wrong_does_not_stop_retention(store: Store) -> None:
-    """An outcome dated in the far future stays; later ones still go in their time. The floor never falls."""
+@pytest.mark.parametrize(
+    ("settled_at", "kept"),
+    [
+        ((3.0, 3.0, 0.0, 3.0), "abcd"),
+        ((0.0, 3.0, 0.0, 3.0), "bcd"),
+        ((0.0, 0.0, 1e10, 0.0), "cd"),
+    ],
+)
+def test_a_clock_that_jumped_leaves_no_hole(store: Store, settled_at: tuple[float, ...], kept: str) -> None:
+    """The first that is too young ends it: whatever is behind the floor is there, and nothing that is young goes."""
+    accepted = [make_task(name) for name in "abcd"]
+    fill(store, *accepted)
+    store.commit([Settle(settled(task, now=at)) for task, at in zip(accepted, settled_at, strict=True)])
+    assert store.prune(settled_before=2.0, keep=100, limit=10) == 4 - len(kept)
+    floor, head = store.feed_bounds()
+    assert ids([entry.task for entry in store.feed_after(floor, 10)]) == list(kept)
+    assert (floor, head) == (4 - len(kept), 4)
+
+
+def test_a_clock_that_was_wrong_does_not_fill_the_disk(store: Store) -> None:
+    """What is dated in the far future, and all behind it, goes when there are too many."""
     late, early = make_task("late"), make_task("early")
     fill(store, late, early)
     store.commit([Settle(settled(late, now=1e10)), Settle(settled(early, now=5.0))])
-    assert store.prune(settled_before=6.0, keep=100, limit=10) == 1
-    assert ids(store.list_tasks(Query())) == ["late"]
+    assert store.prune(settled_before=6.0, keep=2, limit=10) == 0
+    assert store.prune(settled_before=6.0, keep=1, limit=10) == 2
     assert store.feed_bounds() == (2, 2)
-    assert store.prune(settled_before=6.0, keep=0, limit=10) == 1
-    assert store.feed_bounds() == (2, 2)
-
-
-def test_oldest_first_is_by_the_clock(store: Store) -> None:
-    """Where the limit leaves some, those that settled last stay, whatever their place in the feed."""
-    accepted = [make_task(name) for name in "abc"]
-    fill(store, *accepted)
-    store.commit([Settle(settled(task, now=at)) for task, at in zip(accepted, (3.0, 2.0, 1.0), strict=True)])
-    assert store.prune(settled_before=9.0, keep=100, limit=2) == 2
-    assert ids(store.list_tasks(Query())) == ["a"]
 
 
 def test_a_pruned_task_leaves_nothing_behind(store: Store) -> None:
@@ -319,7 +327,7 @@ def test_a_pruned_task_leaves_nothing_behind(store: Store) -> None:
     other = make_task("a", key="k", fingerprint="other")
     fill(store, other)
     assert store.get("a") == other
-    assert store.list_tasks(Query(labels={"env": "prod"})) == []
+    assert ids(store.list_tasks(Query(labels={"env": "prod"}))) == []
     assert store.commit([Settle(settled(other))]) == [Entry(2, settled(other))]
     assert store.feed_bounds() == (1, 2)
 
@@ -378,6 +386,31 @@ def test_pages_do_not_shift_when_tasks_come(store: Store) -> None:
         fill(store, make_task(f"new{len(seen)}"))
         store.commit([Settle(settled(make_task(f"t{len(seen) - 1}")))])
     assert seen == [f"t{number}" for number in reversed(range(10))]
+
+
+def test_the_last_page_says_so(store: Store) -> None:
+    """Also where the limit is just met."""
+    fill(store, *(make_task(f"t{number}") for number in range(4)))
+    assert [store.list_tasks(Query(limit=limit)).more for limit in (3, 4, 5)] == [True, False, False]
+    assert not store.list_tasks(Query(limit=2, after="t2")).more
+    assert not store.list_tasks(Query(after="unknown")).more
+
+
+def test_a_page_is_bounded_in_bytes(store: Store) -> None:
+    """It ends with the record that brings it to its size, and there is more; one too large for any page comes alone."""
+    sizes = [PAGE_BYTES // 2, PAGE_BYTES // 2, 1, PAGE_BYTES * 2, 1]
+    accepted = [make_task(f"t{number}") for number in range(len(sizes))]
+    fill(store, *accepted)
+    for task, size in zip(accepted, sizes, strict=True):
+        store.commit([Settle(settled(task, Succeeded(msgspec.Raw(b'"%s"' % (b"x" * size)))))])
+    fed: list[list[str]] = [[]]
+    while page := store.feed_after(sum(map(len, fed)), 100):
+        fed.append([entry.task.id for entry in page])
+    assert fed[1:] == [["t0", "t1"], ["t2", "t3"], ["t4"]]
+    listed = [store.list_tasks(Query())]
+    while listed[-1].more:
+        listed.append(store.list_tasks(Query(after=listed[-1].tasks[-1].id)))
+    assert [ids(page) for page in listed] == [["t4", "t3"], ["t2", "t1", "t0"]]
 
 
 @pytest.mark.slow

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from creche.core.task import Status, Succeeded, Task
 from creche.engine.feed import OLDEST, PAGE, Feed, Item, Updates
 from creche.engine.journal import Journal
-from creche.engine.ports import Entry, Store
+from creche.engine.ports import PAGE_BYTES, Entry, Store
 
 T = TypeVar("T")
 
 
-def a_task(number: int, algorithm: str = "draw") -> Task:
+def a_task(number: int, algorithm: str = "draw", size_bytes: int = 0) -> Task:
     return Task(
         id=f"t{number}",
         algorithm=algorithm,
         token="k",
         accepted_at=0.0,
         status=Status.SUCCEEDED,
-        outcome=Succeeded(),
+        outcome=Succeeded(msgspec.Raw(b'"%s"' % (b"x" * size_bytes))),
     )
 
 
@@ -40,6 +40,7 @@ class Log:
 
     def __init__(self, *, before: int = 0, tail_count: int = 10_000, tail_bytes: int = 1 << 20) -> None:
         self.entries = [Entry(seq, a_task(seq)) for seq in range(1, before + 1)]
+        self.floor = 0
         self.reads = 0
         journal = Journal(cast("Store", self), run_write=self._run, run_read=self._run)
         self.feed = Feed(journal, identity="a-b", floor=0, head=before, tail_count=tail_count, tail_bytes=tail_bytes)
@@ -52,9 +53,17 @@ class Log:
         self.reads += 1
         return [entry for entry in self.entries if entry.seq > seq][:limit]
 
-    def publish(self, *numbers: int, algorithm: str = "draw") -> None:
+    def feed_bounds(self) -> tuple[int, int]:
+        return self.floor, self.entries[-1].seq if self.entries else self.floor
+
+    def prune(self, floor: int) -> None:
+        """As retention does it: the feed hears of it only later."""
+        self.floor = floor
+        self.entries = [entry for entry in self.entries if entry.seq > floor]
+
+    def publish(self, *numbers: int, algorithm: str = "draw", size_bytes: int = 0) -> None:
         for number in numbers:
-            entry = Entry(number, a_task(number, algorithm))
+            entry = Entry(number, a_task(number, algorithm, size_bytes))
             self.entries.append(entry)
             self.feed.publish(entry)
 
@@ -79,12 +88,14 @@ def test_a_cursor_leads_back_to_its_place(seq: int) -> None:
     assert feed.position(feed.cursor(seq)) == seq
 
 
-@pytest.mark.parametrize("cursor", ["", "5", "other-5", "a-b-", "a-b--1", "a-b-5x", "a-b-+5", "a-b-" + "9" * 19])
-def test_a_cursor_of_another_store_asks_for_a_resync(cursor: str) -> None:
-    """As does one that cannot be read."""
+@pytest.mark.parametrize(
+    "cursor", ["", "5", "other-5", "a-b-", "a-b--1", "a-b-5x", "a-b-+5", "a-b-6", "a-b-" + "9" * 19]
+)
+def test_a_cursor_that_leads_nowhere_asks_for_a_resync(cursor: str) -> None:
+    """It cannot be read, is of another store, or of this one before it was put back to a backup: ahead of the head."""
     feed = Log(before=5).feed
     assert feed.position(cursor) == -1
-    assert feed.reader(cursor, anything).has_missed()
+    assert feed.reader(cursor, anything).missed() == "a-b-0"
 
 
 async def test_a_reader_without_a_cursor_begins_now() -> None:
@@ -95,7 +106,7 @@ async def test_a_reader_without_a_cursor_begins_now() -> None:
     assert await reader.next_nowait() == []
     log.publish(5, 6)
     assert seqs(await reader.next_nowait()) == [5, 6]
-    assert (reader.cursor, reader.has_missed()) == ("a-b-6", False)
+    assert (reader.cursor, reader.missed()) == ("a-b-6", None)
 
 
 async def test_a_reader_with_a_cursor_misses_and_repeats_nothing() -> None:
@@ -145,8 +156,56 @@ async def test_a_cursor_older_than_retention_gets_a_resync() -> None:
     log.entries = log.entries[6:]
     log.feed.forget_up_to(6)
     late, edge = log.feed.reader("a-b-5", anything), log.feed.reader("a-b-6", anything)
-    assert (late.has_missed(), edge.has_missed()) == (True, False)
+    assert (late.missed(), edge.missed()) == ("a-b-6", None)
     assert seqs(await late.next_nowait()) == seqs(await edge.next_nowait()) == [7, 8, 9, 10]
+    assert (late.missed(), edge.missed()) == (None, None)
+
+
+async def test_retention_during_a_read_is_noticed() -> None:
+    """What went between the look at the floor and the read is a gap; its cursor is before what was read."""
+    log = Log(before=10)
+    reader = log.feed.reader("a-b-3", anything)
+    log.prune(6)
+    assert seqs(await reader.next_nowait()) == [7, 8, 9, 10]
+    assert (reader.missed(), reader.cursor) == ("a-b-6", "a-b-10")
+
+
+async def test_retention_that_takes_all_is_noticed() -> None:
+    """There is nothing to read then, but something was missed."""
+    log = Log(before=10)
+    log.publish(11)
+    reader = log.feed.reader("a-b-3", anything)
+    log.prune(11)
+    assert await reader.next_nowait() == []
+    assert (reader.missed(), reader.cursor) == ("a-b-11", "a-b-11")
+
+
+async def test_nobody_reads_ahead_of_what_is_published() -> None:
+    """An entry that is committed but not yet published stays for the next read: no cursor is ahead of the head."""
+    log = Log(before=3)
+    reader = log.feed.reader("a-b-0", anything)
+    log.entries.append(Entry(4, a_task(4)))
+    assert seqs(await reader.next_nowait()) == [1, 2, 3]
+    log.feed.publish(log.entries[-1])
+    assert seqs(await reader.next_nowait()) == [4]
+
+
+async def test_large_results_push_the_small_ones_out_of_memory_at_once() -> None:
+    """However many of those there are for each large one."""
+    log = Log(tail_bytes=1 << 20)
+    log.publish(*range(1, 1001))
+    for number in range(1001, 1011):
+        log.publish(number, size_bytes=1 << 19)
+        assert sum(len(item.message) for item in log.feed._tail) == log.feed._size_bytes <= 1 << 20
+
+
+async def test_a_page_from_memory_is_bounded_in_bytes() -> None:
+    """As one from the store is."""
+    log = Log(tail_bytes=PAGE_BYTES * 4)
+    log.publish(1, 2, 3, 4, 5, size_bytes=PAGE_BYTES // 2)
+    reader = log.feed.reader("a-b-0", anything)
+    assert [seqs(await reader.next_nowait()) for _ in range(4)] == [[1, 2], [3, 4], [5], []]
+    assert log.reads == 0
 
 
 async def test_a_reader_gets_what_it_wants() -> None:
@@ -197,7 +256,7 @@ async def test_the_oldest_cursor_reads_all_that_is_kept() -> None:
     log.entries = log.entries[6:]
     log.feed.forget_up_to(6)
     reader = log.feed.reader(OLDEST, anything)
-    assert not reader.has_missed()
+    assert reader.missed() is None
     assert seqs(await reader.next_nowait()) == [7, 8, 9, 10]
 
 

@@ -120,10 +120,12 @@ def test_limits_without_a_restart(
 def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
     """A file with mistakes is told, with all of them, and the old configuration stays in force."""
     daemon = start_daemon()
-    change(daemon, daemon.config.read_text() + '\n[algorithms.more]\nrecipe = "none"\nbaes = "x"\n')
+    more = f'\n[algorithms.more]\nrecipe = "none"\nbaes = "x"\npoll_grow = {"9" * 400}\n'
+    change(daemon, daemon.config.read_text() + more)
     daemon.claim("not reloaded: ")
     assert [line for line in daemon.logged("error") if "algorithms.more.recipe" in line]
     assert [line for line in daemon.logged("error") if "algorithms.more.baes" in line]
+    assert [line for line in daemon.logged("error") if "algorithms.more.poll_grow" in line]
     assert _names(daemon) == {"sim"}
     task = daemon.client.submit("sim", input=QUICK)
     assert daemon.client.wait(task["id"], 10)["status"] == "succeeded"

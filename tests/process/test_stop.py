@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -36,12 +39,30 @@ def test_a_stop_is_clean_and_quick(start_daemon: StartDaemon, listen: Callable[.
 
 def test_ctrl_c_is_a_stop(start_daemon: StartDaemon) -> None:
     """SIGINT stops it in the same way."""
-    import signal  # noqa: PLC0415
-
     daemon = start_daemon()
     daemon.signal(signal.SIGINT)
     assert daemon.wait(10) == 0
     assert not daemon.socket.exists()
+
+
+def test_signals_during_a_stop_change_nothing(start_daemon: StartDaemon, eventually: Callable[..., Any]) -> None:
+    """Neither impatience nor a late SIGHUP makes a failure of a stop, up to the last moment of the process."""
+    signals = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    daemon = start_daemon()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(daemon.socket))
+        client.sendall(b"GET /")  # the stop waits for the rest
+        daemon.client.status()
+        daemon.terminate()
+        eventually(lambda: any(message.startswith("stopping") for message in daemon.logged("info")))
+        for number in signals:
+            daemon.signal(number)
+        assert daemon.process.poll() is None
+    while daemon.process.poll() is None:
+        for number in signals:
+            daemon.signal(number)
+    assert daemon.wait(10) == 0
+    assert not any("reloaded" in message for message in daemon.logged("info"))
 
 
 def test_listeners_get_all_that_was_published(start_daemon: StartDaemon, listen: Callable[..., Listener]) -> None:

@@ -91,8 +91,9 @@ def test_a_stop_with_a_full_disk(daemon: Daemon, full: Full, eventually: Callabl
     with full():
         fill(daemon, eventually)
         daemon.terminate()
-        assert daemon.wait(10) == 0
+        assert daemon.wait(12) == 0
         daemon.claim("the store cannot be written")
+        daemon.claim("could not be saved")
     daemon.start()
     eventually(lambda: daemon.client.status()["unfinished"] == 0)
     assert len(daemon.outcomes()) >= 20

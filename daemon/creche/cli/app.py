@@ -85,6 +85,16 @@ class App(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A name that is no command's gets the one that it resembles."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from creche.core.document import suggestion  # noqa: PLC0415 - only for mistakes
+
+            ctx.fail(f'no command is called "{args[0]}"{suggestion(args[0], COMMANDS)}')
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """List the commands without importing them."""
         with formatter.section("Commands"):

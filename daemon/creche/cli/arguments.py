@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ class Duration(click.ParamType[float]):
             self.fail(str(exc), param, ctx)
 
 
-class Label(click.ParamType[tuple[str, str]]):
-    """A pair, from "name=value"."""
+class Pair(click.ParamType[tuple[str, str]]):
+    """A pair, from "name=value". `example` is what a message shows as expected."""
 
     name = "name=value"
+
+    def __init__(self, example: str) -> None:
+        self._example = example
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """The pair, or a usage error."""
@@ -40,8 +44,18 @@ class Label(click.ParamType[tuple[str, str]]):
             return value
         name, equals, text = str(value).partition("=")
         if not (name and equals):
-            self.fail('expected a label such as "team=video"', param, ctx)
+            self.fail(f"expected {self._example}", param, ctx)
         return name, text
+
+
+LABEL = Pair('a label such as "team=video"')
+KEPT = Pair('a kept value such as "status_url=https://…"')
+
+
+def job_of(job: str, kept: Iterable[tuple[str, str]]) -> str | dict[str, Any]:
+    """A job that exists, as the API takes it: its id, with the values that its recipe keeps where there are any."""
+    keep = dict(kept)
+    return {"id": job, "keep": keep} if keep else job
 
 
 def read_text(path: Path) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import click
 
 from creche.cli import Exit
 from creche.cli.app import Settings, common_options
-from creche.cli.output import clean, print_json
+from creche.cli.output import print_json
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -42,40 +40,12 @@ def serve_command(config: Path | None) -> int:
 @common_options
 @click.pass_obj
 def check_command(settings: Settings, /, config: Path | None) -> None:
-    """Read the configuration and print what is in force, or every mistake in it. Secrets are not shown."""
+    """Read the configuration and print what is in force, as TOML, or every mistake in it. Secrets are not shown."""
     from creche.config import load  # noqa: PLC0415 - only needed here
+    from creche.config_render import as_toml, tables  # noqa: PLC0415 - as above
 
-    in_force = dict(_leaves("", load(config, os.environ)))
-    if settings.json:
-        print_json(in_force)
-        return
-    for place, value in in_force.items():
-        click.echo(f"{place} = {clean(value)}")
-
-
-def _leaves(place: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every single value with its dotted place."""
-    from msgspec import Struct  # noqa: PLC0415 - only needed here
-
-    from creche.core.recipe import Recipe  # noqa: PLC0415 - only needed here
-
-    match value:
-        case Recipe():
-            yield place, value.name
-        case Struct():
-            for name in value.__struct_fields__:
-                yield from _leaves(f"{place}.{name}".removeprefix("."), getattr(value, name))
-        case Mapping() if value:
-            for name, item in value.items():
-                yield from _leaves(f"{place}.{name}", item)
-        case AbstractSet() | tuple() if value:
-            yield place, ", ".join(sorted(map(str, value)))
-        case Mapping() | AbstractSet() | tuple() | None:
-            yield place, "none"
-        case int() if place.endswith(".mode"):
-            yield place, f"{value:04o}"
-        case _:
-            yield place, str(value)
+    in_force = tables(load(config, os.environ))
+    print_json(in_force) if settings.json else click.echo(as_toml(in_force))
 
 
 @click.command("simulate")
@@ -99,6 +69,8 @@ def simulate_command(port: int, key: str | None, seed: int) -> Exit:
     except* KeyboardInterrupt:
         code = Exit.INTERRUPTED
     except* OSError as group:
-        click.echo(f"creche: cannot listen on port {port}: {group.exceptions[0]}", err=True)
+        # The loop's own words for it are longer; the system's say it.
+        numbers = [exc.errno for exc in group.exceptions if isinstance(exc, OSError)]
+        click.echo(f"creche: cannot listen on port {port}: {os.strerror(numbers[0] or 0)}", err=True)
         code = Exit.NOT_SUCCEEDED
     return code

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -23,6 +26,8 @@ from creche.cli.demo_children import Children
 from creche.cli.demo_view import LinesView, LiveView, View
 from creche.cli.output import on_terminal, print_table, told
 from creche.client import Client, Json
+from creche.config_values import masked
+from creche.errors import CrecheError
 
 END_S = 60.0
 CANCEL_AFTER_S = 3.0
@@ -93,11 +98,15 @@ ACTS = (
 )
 def demo_command(*, keep: bool, redis: str | None) -> Exit:
     """Start the daemon and a provider in a temporary folder, mind nine tasks, and print what became of them."""
+    if redis not in {None, VALKEY}:
+        _check_redis(str(redis))
+    _end_as_interrupted()
     with ExitStack() as ending:
         folder = Path(tempfile.mkdtemp(prefix="creche-demo-"))
         ending.callback(shutil.rmtree, folder, ignore_errors=True)
         children = Children(folder)
         ending.callback(children.stop)
+        ending.callback(_ignore_signals)
         valkey = children.start_valkey() if redis == VALKEY else redis
         provider = children.start_provider()
         config = _write_config(folder, provider, valkey)
@@ -114,6 +123,34 @@ def demo_command(*, keep: bool, redis: str | None) -> Exit:
     for about in wrong:
         click.echo(f"creche: not as expected: {about}", err=True)
     return Exit.NOT_SUCCEEDED if wrong else Exit.OK
+
+
+def _end_as_interrupted() -> None:
+    """SIGTERM and a terminal that closes end the demo as Ctrl-C does, so that it cleans up."""
+    # In a job of a script SIGINT may be ignored; then Python has not set its own handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+
+
+def _ignore_signals() -> None:
+    """Nothing keeps the demo from ending what it started; that is bounded in time."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _check_redis(url: str) -> None:
+    """Raises `click.ClickException` when no server answers at the URL."""
+    from redis import Redis, RedisError  # noqa: PLC0415 - only with --redis
+
+    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
+        raise click.UsageError("--redis: expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    try:
+        with Redis.from_url(url, socket_connect_timeout=5.0, socket_timeout=5.0) as connection:
+            connection.ping()
+    except (RedisError, OSError, ValueError) as exc:
+        raise click.ClickException(f"cannot reach {masked(url)}: {exc}") from exc
 
 
 def _write_config(folder: Path, provider: str, valkey: str | None) -> Path:
@@ -166,8 +203,30 @@ def _play(client: Client, view: View, valkey: str | None) -> tuple[list[Json], l
             beats.extend(_heartbeats(valkey))
         client.cancel(task_id)
 
-    trio.run(play)
+    _run(play)
     return [ended[task_id] for task_id in ids], beats
+
+
+def _run(play: Callable[[], Awaitable[None]]) -> None:
+    """Run it in Trio. What ends it early is raised as it would be without nurseries."""
+    import trio  # noqa: PLC0415 - takes long to import
+    from trio_websocket import ConnectionClosed  # noqa: PLC0415 - as above
+
+    faults: list[BaseException] = []
+    try:
+        trio.run(play)
+    except* (KeyboardInterrupt, OSError, CrecheError) as group:
+        faults += _flatten(group)
+    except* (ConnectionClosed, trio.TooSlowError):
+        faults.append(click.ClickException(f"the daemon went away, or the tasks did not end within {END_S:g} s"))
+    if faults:
+        # An interruption goes before what follows from it.
+        raise next((fault for fault in faults if isinstance(fault, KeyboardInterrupt)), faults[0])
+
+
+def _flatten(group: BaseExceptionGroup) -> list[BaseException]:
+    nested = [_flatten(fault) if isinstance(fault, BaseExceptionGroup) else [fault] for fault in group.exceptions]
+    return [fault for faults in nested for fault in faults]
 
 
 def _heartbeats(url: str) -> list[str]:
@@ -201,7 +260,8 @@ def _print_heartbeats(valkey: str, beats: list[str]) -> None:
 def _print_places(folder: Path, client: Client, ids: list[int], *, keep: bool) -> None:
     url = client.status()["listening"][-1]
     command = f"{sys.executable} -m creche --socket {client.socket_path}"
-    click.echo(f"\nEverything was in {folder}: config.toml, creche.sock, creche.db, daemon.log, provider.log")
+    files = "config.toml, creche.sock, creche.db, daemon.log, provider.log"
+    click.echo(f"\nEverything {'is' if keep else 'was'} in {folder}: {files}")
     if not keep:
         click.echo("It is gone now; `creche demo --keep` leaves it running for you to try.")
         return
@@ -211,4 +271,4 @@ def _print_places(folder: Path, client: Client, ids: list[int], *, keep: bool) -
   curl --unix-socket {client.socket_path} http://creche/v1/status
   curl {url}/metrics
 Stop it:
-  kill {" ".join(map(str, reversed(ids)))}; rm -r {folder}""")
+  kill {" ".join(map(str, reversed(ids)))} && sleep 2 && rm -r {folder}""")

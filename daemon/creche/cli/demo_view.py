@@ -54,14 +54,20 @@ class LinesView:
         click.echo(line)
 
 
+WIDE = 100
+"""From this many columns on there is room for the ids of the tasks."""
+
+
 class LiveView:
-    """A table with progress bars."""
+    """A table with progress bars. Where there is little room what is told is cut, never a status."""
 
     def __init__(self) -> None:
-        from rich.live import Live  # noqa: PLC0415 - rich takes long to import, and only terminals need it
+        from rich.console import Console  # noqa: PLC0415 - rich takes long to import, and only terminals need it
+        from rich.live import Live  # noqa: PLC0415 - as above
 
         self._rows: dict[str, tuple[str, str, Json]] = {}
-        self._live = Live(get_renderable=self._table, refresh_per_second=8)
+        self._console = Console()
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=8)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -85,14 +91,17 @@ class LiveView:
         from rich.text import Text  # noqa: PLC0415
 
         table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        for head in ("task", "algorithm", "about", "status", "progress", ""):
-            table.add_column(head, no_wrap=True, overflow="ellipsis")
+        wide = self._console.width >= WIDE
+        for head in ("task", "algorithm", "about", "status", "progress", "")[not wide :]:
+            # Columns that may wrap are those that shrink; their texts are cut instead.
+            table.add_column(head, no_wrap=head not in {"about", ""})
         for task_id, (algorithm, about, task) in self._rows.items():
             status = task["status"]
             bar = ProgressBar(total=1.0, completed=task.get("progress") or 0.0, width=16)
             note = told(task) if "settled_at" in task else task.get("last_error") or ""
             style = COLOURS.get(status, "dim")
-            table.add_row(
-                task_id, algorithm, Text(about), Text(status, style=style), bar, Text(clean(note), style="dim")
-            )
+            about_text = Text(about, no_wrap=True, overflow="ellipsis")
+            note_text = Text(clean(note), style="dim", no_wrap=True, overflow="ellipsis")
+            cells = (task_id, algorithm, about_text, Text(status, style=style), bar, note_text)
+            table.add_row(*cells[not wide :])
         return table

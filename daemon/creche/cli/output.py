@@ -115,7 +115,7 @@ def span(seconds: float) -> str:
 class Bars:
     """Progress bars of the tasks that are being waited for; nothing at all where no person looks. Use it with `with`.
 
-    Lines printed meanwhile with `click.echo` appear above the bars.
+    Whoever prints a line hides them before; the next `show` brings them back below it.
     """
 
     def __init__(self) -> None:
@@ -123,23 +123,26 @@ class Bars:
         self._progress = _progress() if on_terminal() else None
 
     def __enter__(self) -> Self:
-        if self._progress is not None:
-            self._progress.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self.hide()
 
     @property
     def shown(self) -> bool:
         """Whether there are bars at all."""
         return self._progress is not None
 
+    def hide(self) -> None:
+        """Take the bars away until the next `show`."""
+        if self._progress is not None and self._progress.live.is_started:
+            self._progress.stop()
+
     def show(self, tasks: Iterable[Json]) -> None:
         """Show exactly these tasks."""
         if self._progress is None:
             return
+        self._progress.start()
         current = {task["id"]: task for task in tasks}
         for gone in [task_id for task_id in self._rows if task_id not in current]:
             self._progress.remove_task(self._rows.pop(gone))
@@ -166,5 +169,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[told]}", markup=False),
         transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
         refresh_per_second=5,
     )

@@ -12,7 +12,7 @@ import click
 
 from creche.cli import Exit, worse
 from creche.cli.app import Settings, common_options
-from creche.cli.arguments import FILE, Duration, Label, named, parse_json, read_text
+from creche.cli.arguments import FILE, KEPT, LABEL, Duration, job_of, named, parse_json, read_text
 from creche.cli.output import print_json, state_line, warn
 from creche.cli.waiting import wait_for
 from creche.client import ApiError, Client, Json
@@ -25,9 +25,10 @@ _ONE_TASK = ("input_file", "data", "job", "key")
 @click.option("--input", "input_file", type=FILE, help="The job's content: a JSON file, or - for standard input.")
 @click.option("--data", metavar="JSON", help="The job's content, inline.")
 @click.option("--job", metavar="ID", help="Take over a job that exists at the provider instead of creating one.")
+@click.option("--keep", "kept", type=KEPT, multiple=True, help="With --job: a value the recipe keeps; may be repeated.")
 @click.option("--key", help="Submitting again with the same key returns the first task. Default: random.")
 @click.option("--user", help="On whose behalf.")
-@click.option("--label", "labels", type=Label(), multiple=True, help="A label; may be repeated.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
 @click.option("--deadline", type=Duration(), help='How long the job may take, such as "90s" or "2h".')
 @click.option("--priority", type=click.IntRange(-100, 100), help="Who gets a free slot first; higher is earlier.")
 @click.option("--ndjson", type=FILE, help="Submit many: a file (or -) with one task, as JSON, per line.")
@@ -52,12 +53,14 @@ def submit_command(settings: Settings, /, algorithm: str | None, ndjson: Path | 
 def _check(algorithm: str | None, ndjson: Path | None, options: Json) -> None:
     given = [name for name in _ONE_TASK if options[name] is not None]
     if ndjson is not None and given:
-        raise click.UsageError("--ndjson brings tasks of its own: leave out --input, --data, --job and --key")
+        raise click.UsageError("--ndjson brings tasks of its own: leave out --input, --data, --job, --key")
+    if options["kept"] and options["job"] is None:
+        raise click.UsageError("--keep needs --job")
     if ndjson is None:
         if algorithm is None:
             raise click.UsageError("name the ALGORITHM to submit to; `creche algorithms` lists them")
         if len(set(given) - {"key"}) != 1:
-            raise click.UsageError("give either --input, --data or --job")
+            raise click.UsageError("give one of --input, --data, --job and --ndjson")
     if not options["wait"] and (options["output"] is not None or options["timeout"] is not None):
         raise click.UsageError("--output and --timeout need --wait")
 
@@ -71,7 +74,7 @@ def _common(algorithm: str | None, options: Json) -> Json:
 def _content(options: Json) -> Json:
     content: Json = {} if options["key"] is None else {"key": options["key"]}
     if options["job"] is not None:
-        return content | {"job": options["job"]}
+        return content | {"job": job_of(options["job"], options["kept"])}
     if options["data"] is not None:
         return content | {"input": parse_json(options["data"], "--data")}
     path: Path = options["input_file"]
@@ -122,14 +125,14 @@ def _submit_many(client: Client, tasks: list[Json], options: Json, *, as_json: b
                 worst = Exit.REFUSED
                 warn(f"task {number} of {len(tasks)} was refused: {answer}")
                 if as_json:
-                    print_json(answer.problem())
+                    print_json(answer.problem)
                 continue
             ids.append(answer["id"])
             if not options["wait"]:
                 print_json(answer) if as_json else click.echo(answer["id"])
         if not options["wait"]:
             return worst
-        warn(f"{len(ids)} tasks were accepted")
+        warn(f"waiting for {len(ids)} {'task' if len(ids) == 1 else 'tasks'}")
 
         def finish(task: Json) -> None:
             if file is not None:

@@ -9,7 +9,7 @@ import click
 
 from creche.cli import Exit, worse
 from creche.cli.app import Settings, common_options
-from creche.cli.arguments import Duration, Label
+from creche.cli.arguments import KEPT, LABEL, Duration, job_of
 from creche.cli.output import age, print_fields, print_json, print_table, state_line, told, warn
 from creche.cli.waiting import wait_for
 from creche.client import ApiError, Json
@@ -38,7 +38,7 @@ def wait_command(settings: Settings, /, task_ids: tuple[str, ...], timeout: floa
 @click.option("--status", type=click.Choice(STATUSES), multiple=True, help="May be repeated.")
 @click.option("--algorithm", help="Only tasks of this algorithm.")
 @click.option("--user", help="Only tasks of this user.")
-@click.option("--label", "labels", type=Label(), multiple=True, help="Only tasks with this label; may be repeated.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="Only tasks with this label; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), default=PAGE, show_default=True, help="How many at most.")
 @common_options
 @click.pass_obj
@@ -116,9 +116,14 @@ def cancel_command(settings: Settings, /, task_ids: tuple[str, ...]) -> Exit:
 @click.argument("task_id", metavar="ID")
 @click.argument("action", type=click.Choice(["attach", "create", "drop"]))
 @click.argument("job", required=False)
+@click.option(
+    "--keep", "kept", type=KEPT, multiple=True, help="With attach: a value the recipe keeps; may be repeated."
+)
 @common_options
 @click.pass_obj
-def resolve_command(settings: Settings, /, task_id: str, action: str, job: str | None) -> None:
+def resolve_command(
+    settings: Settings, /, task_id: str, action: str, job: str | None, kept: tuple[tuple[str, str], ...]
+) -> None:
     """Decide about a task of which nobody can tell whether its job exists.
 
     Look at the provider first. `attach JOB`: this is the job. `create`: there is none (or a second one is all right),
@@ -126,7 +131,9 @@ def resolve_command(settings: Settings, /, task_id: str, action: str, job: str |
     """
     if (job is not None) != (action == "attach"):
         raise click.UsageError("attach needs the provider's JOB; create and drop take none")
-    task = settings.client().resolve(task_id, action, job)
+    if kept and job is None:
+        raise click.UsageError("--keep is for attach")
+    task = settings.client().resolve(task_id, action, None if job is None else job_of(job, kept))
     print_json(task) if settings.json else _print_state(task)
 
 

@@ -8,7 +8,7 @@ from typing import TypedDict
 import click
 
 from creche.cli.app import Settings, common_options
-from creche.cli.arguments import Label
+from creche.cli.arguments import LABEL
 from creche.cli.output import Bars, print_json, state_line, warn
 from creche.cli.waiting import LOOK_S, QUIET_LOOK_S
 from creche.client import Client, Json, Unreachable
@@ -29,7 +29,7 @@ class Wanted(TypedDict):
 @click.option("--since", metavar="CURSOR", help="Begin behind this cursor instead of now.")
 @click.option("--algorithm", help="Only tasks of this algorithm.")
 @click.option("--user", help="Only tasks of this user.")
-@click.option("--label", "labels", type=Label(), multiple=True, help="Only tasks with this label; may be repeated.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="Only tasks with this label; may be repeated.")
 @click.option("--once", metavar="N", type=click.IntRange(min=1), help="Stop after N outcomes.")
 @common_options
 @click.pass_obj
@@ -53,6 +53,8 @@ def watch_command(
     seen = 0
     with Bars() as bars:
         for page in client.follow(since, step_s=LOOK_S if bars.shown else QUIET_LOOK_S, **wanted):
+            if page["resync"] or page["results"]:
+                bars.hide()
             if page["resync"]:
                 warn("outcomes before these are no longer kept; `creche list` shows the tasks that are")
             for task in page["results"]:

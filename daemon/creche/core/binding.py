@@ -7,7 +7,6 @@ single HTTP statuses from one kind to another. Nothing here sends anything.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -17,8 +16,10 @@ from creche.core.exchange import Answer, Call
 from creche.core.reading import (
     JobStatus,
     Reading,
+    Redaction,
     Source,
     as_text,
+    check_body,
     decode_body,
     error_text,
     excerpt,
@@ -39,6 +40,15 @@ from creche.errors import (
     Throttled,
 )
 
+JOB_LIMIT = 2000
+"""Characters of a job's id that are taken from a provider: it stands in every record and log line of its task."""
+
+KEEP_LIMIT = 4000
+"""Characters of a value that is kept from an answer: signed URLs are the longest."""
+
+STATUS_LIMIT = 100
+"""Characters of a provider's own status word."""
+
 _CREDENTIALS = frozenset({401, 402, 403})
 _AWAY = frozenset({408, 502, 503, 504})
 _GONE = frozenset({404, 410})
@@ -55,12 +65,13 @@ class Binding:
     def __init__(self, recipe: Recipe, *, base: str, params: Mapping[str, Any], secret: str | None) -> None:
         self.recipe = recipe
         self._base = base.rstrip("/")
-        self._secret = secret
         self._params = dict(params)
         self._texts = {name: as_text(value) for name, value in params.items()}
         credentials = recipe.credentials.items() if secret else ()
         self._credentials = [(name, fill_text(value, {"secret": secret or ""})) for name, value in credentials]
         steps = (recipe.create, recipe.poll, recipe.fetch, recipe.cancel)
+        self.redaction = Redaction(secret, [value for _, value in self._credentials])
+        """For whatever is said about a request and its answer."""
         self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
         self._trusted = {_origin(url) for url in (base, *recipe.origins)}
 
@@ -82,8 +93,10 @@ class Binding:
             raise CreateRefused(f'the create request needs a value for "{exc.args[0]}"') from exc
         except msgspec.DecodeError as exc:
             raise CreateRefused(f"the input cannot be taken apart: {exc}") from exc
-        # Without a way to repeat it, a loss must not be mistaken for a stale kept-alive connection.
-        return call if step.repeat != "none" else msgspec.structs.replace(call, fresh=True)
+        # A loss must not be mistaken for a stale kept-alive connection where nothing makes the create safe to repeat,
+        # and where the transport would repeat it by itself: should that fail, the first may have arrived.
+        fresh = step.repeat == "none" or step.method == "GET"
+        return msgspec.structs.replace(call, fresh=True) if fresh else call
 
     def read_create(self, answer: Answer, task: Task) -> Reading:
         """What the create's answer says: the job's id at least. Raises as `Provider.create`."""
@@ -99,27 +112,37 @@ class Binding:
         if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
             away = answer.status in _AWAY
             raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s, answered=not away)
+        if 300 <= answer.status < 400:  # noqa: PLR2004
+            # Redirecting after a POST is how some say "done", and we do not look where to.
+            message = f"{self._complaint(answer)} (redirects are not followed)"
+            raise CreateUncertain(message, retry_after_s=hint_s, answered=True)
         if not 200 <= answer.status < 300:  # noqa: PLR2004
-            raise CreateRefused(self._complaint(answer))
+            # What the Idempotency-Key draft of the IETF prescribes while the first request is being worked on.
+            in_progress = answer.status == 409 and step.repeat != "none"  # noqa: PLR2004
+            raise CreateRefused(self._complaint(answer), in_progress=in_progress, retry_after_s=hint_s)
         return self._read_created(answer, task)
 
     def _read_created(self, answer: Answer, task: Task) -> Reading:
         step = self.recipe.create
         assert step is not None, "create_call comes first"  # noqa: S101 - a defect of the caller
         try:
-            body = decode_body(answer)
+            body = decode_body(answer, self.redaction)
         except AnswerError as exc:
             body, unreadable = None, str(exc)
         else:
-            unreadable = f"HTTP {answer.status}, but no job id in it: {excerpt(answer.body)}"
+            unreadable = f"HTTP {answer.status}, but no job id in it: {excerpt(answer.body, self.redaction)}"
         job = step.id.find(answer, body) if step.id is not None else None
         if not job and step.repeat == "id":
             job = task.token
         if not job:
             # The provider took the request, so a job may well be running under a name that we did not learn.
             raise CreateUncertain(unreadable, answered=True)
-        reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
-        keep = {**reading.keep, **_found(step.keep, answer, body)}
+        try:
+            _check_length("the job's id", job, JOB_LIMIT)
+            reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
+            keep = {**reading.keep, **_found(step.keep, answer, body)}
+        except AnswerError as exc:
+            raise CreateUncertain(f"HTTP {answer.status}, but {exc}", answered=True) from exc
         return msgspec.structs.replace(reading, job=job, keep=keep)
 
     # -- poll --
@@ -132,14 +155,15 @@ class Binding:
         """What a poll's answer says. Raises as `Provider.poll`."""
         step = self.recipe.poll
         if 200 <= answer.status < 300:  # noqa: PLR2004
-            body = decode_body(answer)
+            body = decode_body(answer, self.redaction)
             reading = self._reading(answer, body)
             if reading is None:
-                raise AnswerError(f"no status at {step.status!r} in the answer: {excerpt(answer.body)}")
+                shown = excerpt(answer.body, self.redaction)
+                raise AnswerError(f"no status at {step.status!r} in the answer: {shown}")
             return reading
         if any(answer.status in rule.http for rule in step.rules):
             try:
-                body = decode_body(answer)
+                body = decode_body(answer, self.redaction)
             except AnswerError:
                 body = None
             reading = self._reading(answer, body)
@@ -168,14 +192,14 @@ class Binding:
         succeeded = status is JobStatus.SUCCEEDED
         return Reading(
             status=status,
-            provider_status=word[:100] if word is not None else None,
+            provider_status=self.redaction.hide(word, at_most=STATUS_LIMIT) if word is not None else None,
             known=known,
             keep=_found(step.keep, answer, body),
             progress=step.progress.find(body) if step.progress is not None else None,
             # A rule may read a success off the HTTP status of an answer that is no JSON.
             result=raw_at(answer.body, step.result) if succeeded and body is not None else msgspec.Raw(b"null"),
             partial=partial,
-            message="" if status.running or succeeded else error_text(body, step.error),
+            message="" if status.running or succeeded else error_text(body, step.error, self.redaction),
             to_fetch=fetch is not None and status in fetch.after,
             ask_again_s=self._hint(step, answer, body),
         )
@@ -218,9 +242,9 @@ class Binding:
         if step.format == "text":
             result = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
         elif step.format == "jsonl":
-            result = _lines(answer)
+            result = self._lines(answer)
         else:
-            decode_body(answer)
+            check_body(answer, self.redaction)
             result = raw_at(answer.body, step.result)
         return msgspec.structs.replace(reading, result=result, to_fetch=False)
 
@@ -289,14 +313,23 @@ class Binding:
         raise kind(message, retry_after_s=hint_s)
 
     def _complaint(self, answer: Answer, pointers: tuple[str, ...] = ()) -> str:
-        """What the provider said, in one line, without our secret should it be echoed."""
-        text = ""
-        with suppress(AnswerError):
-            text = error_text(decode_body(answer), pointers or self.recipe.poll.error)
-        text = text or excerpt(answer.body)
-        if self._secret:
-            text = text.replace(self._secret, "***")
+        """What the provider said, redacted."""
+        try:
+            body = decode_body(answer, self.redaction)
+        except AnswerError:
+            body = None
+        text = error_text(body, pointers or self.recipe.poll.error, self.redaction)
+        text = text or excerpt(answer.body, self.redaction)
         return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
+
+    def _lines(self, answer: Answer) -> msgspec.Raw:
+        """JSON Lines as one JSON array, each line as the provider wrote it."""
+        try:
+            answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
+            rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body, self.redaction)}") from exc
+        return msgspec.Raw(msgspec.json.encode(rows))
 
 
 def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
@@ -314,18 +347,18 @@ def _is_refusal(status: int) -> bool:
 
 
 def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
-    values = {name: source.find(answer, body) for name, source in sources.items()}
-    return {name: value for name, value in values.items() if value is not None}
+    values = {}
+    for name, source in sources.items():
+        value = source.find(answer, body)
+        if value is not None:
+            _check_length(f'"keep.{name}"', value, KEEP_LIMIT)
+            values[name] = value
+    return values
 
 
-def _lines(answer: Answer) -> msgspec.Raw:
-    """JSON Lines as one JSON array, each line as the provider wrote it."""
-    try:
-        answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
-        rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body)}") from exc
-    return msgspec.Raw(msgspec.json.encode(rows))
+def _check_length(what: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise AnswerError(f"{what} in the answer has {len(value)} characters, and at most {limit} are taken")
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -8,8 +8,10 @@ is handed out instead, so that reading goes on; `close` notes the keys that nobo
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,7 +20,13 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MAX_DURATION_S = 100 * 366 * 86400.0
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+MAX_SIZE_BYTES = 1 << 40
+_SIZE = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
+MAX_INTEGER = 10**12
+"""More than anything that is counted here, and little enough for whatever a number is handed to."""
+
+_JSON_INTEGERS = range(-(1 << 63), 1 << 64)
+_SHOWN_LENGTH = 40
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -33,12 +41,30 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def format_duration(seconds: float) -> str:
+    """The text that `parse_duration` reads as exactly these seconds, in one unit."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds % _DURATION_UNITS[unit] == 0 and (seconds or unit == "s"):
+            return f"{seconds / _DURATION_UNITS[unit]:.0f}{unit}"
+    in_ms = f"{seconds * 1000:.0f}ms"
+    return in_ms if seconds < 1 and parse_duration(in_ms) == seconds else f"{Decimal(repr(seconds)):f}s"
+
+
 def parse_size(text: str) -> int:
     """Bytes from "64KiB", "4MiB", "512B". Raises ValueError with a sentence that says what is expected."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError('expected a size such as "64KiB", "4MiB" or "1GiB"')
-    return int(match[1]) * _SIZE_UNITS[match[2]]
+    size = int(match[1]) * _SIZE_UNITS[match[2]]
+    if size > MAX_SIZE_BYTES:
+        raise ValueError("expected a size of at most 1024GiB")
+    return size
+
+
+def format_size(size_bytes: int) -> str:
+    """The text that `parse_size` reads as exactly these bytes, in the largest unit that needs no fraction."""
+    unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size_bytes % _SIZE_UNITS[unit] == 0)
+    return f"{size_bytes // _SIZE_UNITS[unit]}{unit}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -51,8 +77,19 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "a table"}
-    return f'"{value}"' if isinstance(value, str) and len(value) <= 40 else names.get(type(value), "a text")  # noqa: PLR2004
+    match value:
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case bool():
+            return str(value).lower()
+        case int() if value not in _JSON_INTEGERS:
+            return "a longer number"
+        case str():
+            return f'"{value}"' if len(value) <= _SHOWN_LENGTH else "a longer text"
+        case _:
+            return str(value)
 
 
 class Table:
@@ -90,7 +127,9 @@ class Table:
             return convert(self._data[key])
         except ValueError as exc:
             self.wrong(key, f"{exc}, got {_shown(self._data[key])}")
-            return default
+        except OverflowError:
+            self.wrong(key, f"expected less, got {_shown(self._data[key])}")
+        return default
 
     def required(self, key: str, about: str) -> None:
         """Note a mistake when the key is absent; `about` says what belongs there."""
@@ -113,20 +152,21 @@ class Table:
     def flag(self, key: str, *, default: bool = False) -> bool:
         return self.value(key, default, _flag)
 
-    def integer(self, key: str, default: int, *, at_least: int = 0, at_most: int | None = None) -> int:
+    def integer(self, key: str, default: int, *, at_least: int = 0, at_most: int = MAX_INTEGER) -> int:
         def convert(value: object) -> int:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError("expected a whole number")  # noqa: TRY004 - one kind of error for all mistakes
-            if value < at_least or (at_most is not None and value > at_most):
-                limit = f"at least {at_least}" + (f" and at most {at_most}" if at_most is not None else "")
-                raise ValueError(f"expected a number of {limit}")
+            if value < at_least:
+                raise ValueError(f"expected a number of at least {at_least}")
+            if value > at_most:
+                raise ValueError(f"expected a number of at most {at_most}")
             return value
 
         return self.value(key, default, convert)
 
     def number(self, key: str, default: float, *, at_least: float = 0.0) -> float:
         def convert(value: object) -> float:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= at_least:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < math.inf:
                 raise ValueError(f"expected a number of at least {at_least:g}")
             return float(value)
 
@@ -176,6 +216,17 @@ class Table:
         for key in self._data:
             if key not in known:
                 self.wrong(key, "unknown key" + suggestion(key, known))
+
+
+def scalar(value: object) -> str | int | float | bool:
+    """A value that can be put into a URL, a header or JSON. Raises ValueError."""
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("expected a text, a number or a boolean")  # noqa: TRY004
+    if isinstance(value, int) and value not in _JSON_INTEGERS:
+        raise ValueError("expected a number of at most 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return value
 
 
 def _text(value: object) -> str:

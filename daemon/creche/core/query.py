@@ -9,6 +9,7 @@ import msgspec
 
 from creche.core.document import parse_duration, suggestion
 from creche.core.task import ENDS, Status, Task
+from creche.core.wire import MAX_LABELS
 from creche.errors import InvalidRequest
 
 
@@ -92,9 +93,12 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def labels_of(query: Query) -> dict[str, str]:
-    """The `label=NAME:VALUE` parameters."""
+    """The `label=NAME:VALUE` parameters, no more than a task can have."""
+    pairs = query.texts("label")
+    if len(pairs) > MAX_LABELS:
+        raise InvalidRequest(f'query parameter "label" is given {len(pairs)} times; at most {MAX_LABELS} are allowed')
     labels = {}
-    for pair in query.texts("label"):
+    for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon:
             raise InvalidRequest(f'query parameter "label": expected NAME:VALUE, got "{pair[:40]}"')

@@ -6,12 +6,15 @@ string that is in neither is `processing` and marked as not known, because a pro
 
 from __future__ import annotations
 
+import html
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -21,6 +24,9 @@ from creche.errors import AnswerError
 
 MESSAGE_LIMIT = 2000
 """Characters of a provider's error text that are kept; longer ones are stack traces that belong in its own logs."""
+
+EXCERPT_LIMIT = 160
+"""Characters of a body that a message shows."""
 
 _HINT_LIMIT_S = 3600.0
 
@@ -123,6 +129,46 @@ class Rule(msgspec.Struct, frozen=True):
         )
 
 
+class Redaction:
+    """Replaces an account's secret by `***` in texts for people: some providers echo what they are sent.
+
+    `values` are the whole header values that carry it. Also found are the spellings of URLs, forms, JSON and HTML.
+    """
+
+    def __init__(self, secret: str | None, values: Iterable[str] = ()) -> None:
+        spellings = {spelling for text in (secret, *values) if text for spelling in _spellings(text)}
+        ordered = sorted(spellings, key=len, reverse=True)
+        self._reach = len(ordered[0]) if ordered else 0
+        self._pattern = re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE) if ordered else None
+
+    def hide(self, text: str, *, at_most: int) -> str:
+        """The beginning of `text`, which may be long: `at_most` characters, fewer where a cut could split a secret."""
+        window = text[: at_most + self._reach]
+        hidden = window if self._pattern is None else self._pattern.sub("***", window)
+        if len(window) < len(text):
+            # What the window's own end may have split lies in these last characters.
+            hidden = hidden[: max(0, len(hidden) - self._reach)]
+        return hidden[:at_most]
+
+    def hide_in_bytes(self, body: bytes, *, at_most: int) -> str:
+        """As `hide`, of a body that should be UTF-8."""
+        # No character has more than four bytes; one character more tells `hide` that this is not the end.
+        return self.hide(body[: 4 * (at_most + self._reach + 1)].decode("utf-8", "replace"), at_most=at_most)
+
+
+def _spellings(text: str) -> set[str]:
+    as_json = json.dumps(text)[1:-1]
+    return {
+        text,
+        quote(text),
+        quote(text, safe=""),
+        quote_plus(text),
+        as_json,
+        as_json.replace("/", "\\/"),
+        html.escape(text),
+    }
+
+
 def as_text(value: object) -> str:
     """A JSON value as recipes compare it: true, null, 7 and "7" are written `true`, `null`, `7` and `7`."""
     if value is None:
@@ -134,25 +180,40 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def error_text(body: Any, pointers: tuple[str, ...]) -> str:  # noqa: ANN401 - any JSON
-    """The first error message that is there, shortened; a table or list is shown as JSON."""
+def error_text(body: Any, pointers: tuple[str, ...], redaction: Redaction) -> str:  # noqa: ANN401 - any JSON
+    """The first error message that is there, redacted and shortened; a table or list is shown as JSON."""
     for pointer in pointers:
         value = point(body, pointer)
         if value is MISSING or value is None or value in ("", [], {}):
             continue
         text = msgspec.json.encode(value).decode() if isinstance(value, dict | list) else as_text(value)
-        return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+        return _cut(redaction.hide(text, at_most=MESSAGE_LIMIT + 1), MESSAGE_LIMIT)
     return ""
 
 
-def decode_body(answer: Answer) -> Any:  # noqa: ANN401 - any JSON
+def decode_body(answer: Answer, redaction: Redaction) -> Any:  # noqa: ANN401 - any JSON
     """The answer's JSON, None for an empty body. Raises `AnswerError` for anything else."""
     if not answer.body:
         return None
     try:
         return msgspec.json.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise AnswerError(f"HTTP {answer.status}, but the body is no JSON: {excerpt(answer.body)}") from exc
+        raise _no_json(answer, redaction) from exc
+
+
+def check_body(answer: Answer, redaction: Redaction) -> None:
+    """Raises as `decode_body`, in a tenth of its time and memory: for large results, which nobody looks into."""
+    if not answer.body:
+        return
+    try:
+        answer.body.decode()  # `Raw` does not look into texts
+        msgspec.json.decode(answer.body, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise _no_json(answer, redaction) from exc
+
+
+def _no_json(answer: Answer, redaction: Redaction) -> AnswerError:
+    return AnswerError(f"HTTP {answer.status}, but the body is no JSON: {excerpt(answer.body, redaction)}")
 
 
 def raw_at(body: bytes, pointer: str) -> msgspec.Raw:
@@ -170,11 +231,11 @@ def raw_at(body: bytes, pointer: str) -> msgspec.Raw:
     return raw.copy()
 
 
-def excerpt(body: bytes, limit: int = 160) -> str:
-    """The beginning of a body, safe to show in one line of a log."""
-    text = body[: limit * 4].decode("utf-8", "replace")
+def excerpt(body: bytes, redaction: Redaction) -> str:
+    """The beginning of a body, redacted, safe to show in one line of a log."""
+    text = redaction.hide_in_bytes(body, at_most=4 * EXCERPT_LIMIT)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return _cut(line, EXCERPT_LIMIT)
 
 
 def retry_after_s(answer: Answer) -> float | None:
@@ -193,6 +254,10 @@ def retry_after_s(answer: Answer) -> float | None:
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return min(max(0.0, (until - now).total_seconds()), _HINT_LIMIT_S)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _aware(moment: datetime) -> datetime:

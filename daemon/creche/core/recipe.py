@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from creche.core.document import Table
+from creche.core.document import Table, scalar
 from creche.core.reading import JobStatus, Progress, Rule, Source, as_text
 from creche.core.template import body_fields, is_pointer, url_fields
 from creche.errors import RecipeError
@@ -141,7 +141,7 @@ def _params(table: Table) -> dict[str, Parameter]:
     params = {}
     for name in table.keys():  # noqa: SIM118 - not a dict
         row = table.table(name)
-        default = row.value("default", None, _scalar)
+        default = row.value("default", None, scalar)
         params[name] = Parameter(about=row.text("about"), default=default)
         row.close()
     return params
@@ -276,12 +276,6 @@ def _check_names(recipe: Recipe, root: Table) -> None:
 
 
 # -- conversions: each raises ValueError with what was expected ------------------------------------------
-
-
-def _scalar(value: object) -> str | int | float | bool | None:
-    if not isinstance(value, str | int | float | bool):
-        raise ValueError("expected a text, a number or a boolean")  # noqa: TRY004
-    return value
 
 
 def _pointer(value: object) -> str:

@@ -115,20 +115,29 @@ class Api:
             Route("GET", "/openapi.json", self._openapi, "This API, described"),
         ]
 
+    def refusal(self, request: Request) -> Response | None:
+        """Why a request will not be served, as far as its head tells; None where its body is worth receiving."""
+        found = self._find(request)
+        return found if isinstance(found, Response) else None
+
     async def handle(self, request: Request) -> Response:
         """Answer one request; every refusal is an RFC 9457 problem with a stable code."""
-        found = self._routes.find(request)
+        found = self._find(request)
         if isinstance(found, Response):
             return found
         route, task_id = found
-        refusal = self._access.refusal(request, writes=route.writes)
-        if refusal is not None:
-            return refusal
         try:
             query = Query(request.query, known=(*route.query, "token"))
             return await route.handler(request, query, task_id)
         except CrecheError as exc:
             return _refused(exc)
+
+    def _find(self, request: Request) -> tuple[Route, str] | Response:
+        """The route and the id in the path, where the request may have it; else the refusal."""
+        found = self._routes.find(request)
+        if isinstance(found, Response):
+            return found
+        return self._access.refusal(request, writes=found[0].writes) or found
 
     # -- tasks -------------------------------------------------------------------------------------------
 
@@ -154,7 +163,7 @@ class Api:
         logger.info("{} tasks of {} accepted from pid {}, uid {}", new, len(lines), peer.pid, peer.uid)
         answers = iter(accepted)
         rows = (next(answers) if isinstance(line, wire.TaskIn) else line for line in decoded)
-        body = b"".join(msgspec.json.encode(self._row(row)) + b"\n" for row in rows)
+        body = b"".join(_line(self._row(row)) for row in rows)
         return Response(status=200, body=body, content_type="application/x-ndjson")
 
     def _row(self, row: Accepted | CrecheError) -> wire.TaskOut | wire.Problem:
@@ -164,18 +173,17 @@ class Api:
         return _problem(row)
 
     async def _list(self, _: Request, query: Query, __: str) -> Response:
-        limit = query.integer("limit", 100, at_most=MAX_PAGE)
         wanted = StoreQuery(
             statuses=statuses_of(query),
             algorithm=query.text("algorithm"),
             user=query.text("user"),
             labels=labels_of(query),
-            limit=limit,
+            limit=query.integer("limit", 100, at_most=MAX_PAGE),
             after=query.text("after"),
         )
-        tasks = await self._journal.read(lambda store: store.list_tasks(wanted))
-        after = tasks[-1].id if len(tasks) == limit else None
-        return _json(wire.Page([self._out(task) for task in tasks], after))
+        page = await self._journal.read(lambda store: store.list_tasks(wanted))
+        after = page.tasks[-1].id if page.more else None
+        return _json(wire.Page([self._out(task) for task in page.tasks], after))
 
     async def _show(self, _: Request, query: Query, task_id: str) -> Response:
         with_input = query.flag("input")
@@ -203,7 +211,7 @@ class Api:
         reader = self._feed.reader(query.text("since"), TaskFilter.from_query(query).matches)
         items = await reader.next_within(query.seconds("wait", at_most_s=MAX_WAIT_S), limit)
         results = [wire.task_out(item.task) for item in items]
-        return _json(wire.Results(results, reader.cursor, resync=reader.has_missed()))
+        return _json(wire.Results(results, reader.cursor, resync=reader.missed() is not None))
 
     async def _no_upgrade(self, _: Request, __: Query, ___: str) -> Response:
         response = wire.problem_response(
@@ -237,6 +245,12 @@ class Api:
 
 def _json(value: object, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     return Response(status=status, body=msgspec.json.encode(value), headers=headers)
+
+
+def _line(value: object) -> bytes:
+    """One line of NDJSON. A result is passed on as the provider wrote it, which may be over many lines."""
+    encoded = msgspec.json.encode(value)
+    return (msgspec.json.format(encoded, indent=-1) if b"\n" in encoded else encoded) + b"\n"
 
 
 def _status_of(error: CrecheError) -> int:

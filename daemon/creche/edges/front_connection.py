@@ -6,6 +6,7 @@ A WebSocket upgrade is handed on with the bytes that announced it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -45,23 +46,33 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 class Refusal(Exception):
     """The request is not served: this is the answer, and the connection closes after it."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.response = problem_response(status, code, detail)
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Guests:
+    """The clients of one kind of listener, and how much of their bodies we hold."""
+
+    def __init__(self) -> None:
+        self.connections: set[Connection] = set()
+        self.bodies_bytes = 0
 
 
 class Connection:
-    """One client and its requests, one after the other."""
+    """One client and its requests, one after the other. `idle_since` is infinite while a request is on its way."""
 
-    def __init__(self, front: Front, stream: trio.SocketStream, hangups: Hangups) -> None:
+    def __init__(self, front: Front, stream: trio.SocketStream, hangups: Hangups, guests: Guests) -> None:
         self.doing = _READING
         self._front = front
         self._limits = front.limits
         self._stream = stream
         self._hangups = hangups
+        self._guests = guests
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         self._patience = trio.CancelScope()
-        self._idle = False
+        self.idle_since = math.inf
+        self._body_bytes = 0
         self._head_only = False
         self._received = bytearray()
 
@@ -74,29 +85,31 @@ class Connection:
         wait_s = self._limits.head_s
         while not self._front.stopping:
             try:
-                request = await self._next_request(peer, wait_s)
-            except Refusal as refusal:
-                await self.refuse(refusal)
-                return
-            if request is None:
-                return
-            if upgrade := self._upgrade_for(request):
-                await upgrade(request, Replay(self._stream, bytes(self._received)))
-                return
-            if not await self._serve(request):
-                return
+                request = await self._request_or_refusal(peer, wait_s)
+                if request is None:
+                    return
+                if isinstance(request, Response):
+                    await self.refuse(request)
+                    return
+                if upgrade := self._upgrade_for(request):
+                    await upgrade(request, Replay(self._stream, bytes(self._received)))
+                    return
+                if not await self._serve(request):
+                    return
+            finally:
+                self._let_body_go()
             self._http.start_next_cycle()
             wait_s = self._limits.idle_s
 
     def close_if_idle(self) -> None:
         """End the conversation if the client is not in the midst of a request."""
-        if self._idle:
+        if self._is_idle:
             self._patience.cancel()
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, response: Response) -> None:
         """Answer, and see to it that the answer arrives: closing on unread bytes would reset the connection."""
-        logger.debug("refused, {}: {}", self.doing, refusal.response.status)
-        await self._send(refusal.response, close=True)
+        logger.debug("refused, {}: {}", self.doing, response.status)
+        await self._send(response, close=True)
         with trio.move_on_after(_LINGER_S):
             await self._stream.send_eof()
             drained = 0
@@ -106,15 +119,26 @@ class Connection:
                     return
                 drained += len(some)
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.idle_since < math.inf
+
+    async def _request_or_refusal(self, peer: Peer, wait_s: float) -> Request | Response | None:
+        try:
+            return await self._next_request(peer, wait_s)
+        except Refusal as refusal:
+            self._let_body_go()
+            return refusal.response
+
     async def _next_request(self, peer: Peer, wait_s: float) -> Request | None:
         """The next request, whole, but of an upgrade only the head; None when no more comes. Raises `Refusal`."""
         self.doing, self._head_only = _READING, False
         self._received = bytearray(self._http.trailing_data[0])
         with trio.move_on_after(wait_s) as self._patience:
-            self._idle = not self._received
-            if self._idle and not await self._receive():
+            self.idle_since = math.inf if self._received else trio.current_time()
+            if self._is_idle and not await self._receive():
                 return None
-            self._idle = False
+            self.idle_since = math.inf
             self._patience.deadline = trio.current_time() + self._limits.head_s
             head = await self._next_event()
             if not isinstance(head, h11.Request):
@@ -124,9 +148,9 @@ class Connection:
                 return request
             self._patience.deadline = trio.current_time() + self._limits.body_s
             return msgspec.structs.replace(request, body=await self._read_body(request))
-        if self._idle:
+        if self._is_idle:
             return None  # a 408 might cross the client's next request, and be taken for the answer to it
-        raise Refusal(408, "request_timeout", "the request did not arrive in time")
+        raise Refusal(problem_response(408, "request_timeout", "the request did not arrive in time"))
 
     async def _receive(self) -> bool:
         """Receive some bytes; False at the end of what the client sends."""
@@ -145,7 +169,7 @@ class Connection:
                     if exc.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
                     else _MALFORMED
                 )
-                raise Refusal(exc.error_status_hint, code, str(exc)[:_SHOWN_CHARS]) from exc
+                raise Refusal(problem_response(exc.error_status_hint, code, str(exc)[:_SHOWN_CHARS])) from exc
             if event is not h11.NEED_DATA:
                 return event
             await self._receive()
@@ -160,17 +184,17 @@ class Connection:
         head_bytes = len(self._received) - len(self._http.trailing_data[0])
         if head_bytes > self._limits.head_bytes or len(head.headers) > MAX_HEADERS:
             allowed = f"{self._limits.head_bytes} bytes and {MAX_HEADERS} fields"
-            raise Refusal(431, "header_too_large", f"a request head may have {allowed}")
+            raise Refusal(problem_response(431, "header_too_large", f"a request head may have {allowed}"))
         headers = _joined(head.headers)
         self._front.check(peer, headers.get("host", ""))
         if not target.startswith("/") or "%00" in target:
-            raise Refusal(400, _MALFORMED, "the request target is no path without NUL")
+            raise Refusal(problem_response(400, _MALFORMED, "the request target is no path without NUL"))
         try:
             path = unquote(raw_path, errors="strict")
             query = parse_qsl(raw_query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
         except ValueError as exc:
             detail = f"the request target is not UTF-8, or its query has more than {MAX_QUERY_FIELDS} fields"
-            raise Refusal(400, _MALFORMED, detail) from exc
+            raise Refusal(problem_response(400, _MALFORMED, detail)) from exc
         method = "GET" if self._head_only else method
         return Request(method=method, path=path, query=tuple(query), headers=headers, body=b"", peer=peer)
 
@@ -184,17 +208,31 @@ class Connection:
     async def _read_body(self, request: Request) -> bytes:
         most = self._limits.body_bytes
         too_large = f"a request body may have {most} bytes"
-        if int(request.headers.get("content-length", 0)) > most:
-            raise Refusal(413, "too_large", too_large)
+        declared = int(request.headers.get("content-length", 0))
+        if (declared or "transfer-encoding" in request.headers) and self._front.refuse is not None:
+            response = self._front.refuse(request)
+            if response is not None:
+                raise Refusal(response)
+        if declared > most:
+            raise Refusal(problem_response(413, "too_large", too_large))
         if self._http.they_are_waiting_for_100_continue:
             await self._send_events(h11.InformationalResponse(status_code=100, headers=[]))
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
             self._received.clear()  # only an upgrade is replayed, and does not come this far
+            self._body_bytes += len(event.data)
+            self._guests.bodies_bytes += len(event.data)
             if len(body) > most:
-                raise Refusal(413, "too_large", too_large)
+                raise Refusal(problem_response(413, "too_large", too_large))
+            if self._guests.bodies_bytes > self._limits.bodies_bytes:
+                detail = "too many large requests at once, try again later"
+                raise Refusal(problem_response(503, "too_busy", detail))
         return bytes(body)
+
+    def _let_body_go(self) -> None:
+        self._guests.bodies_bytes -= self._body_bytes
+        self._body_bytes = 0
 
     async def _serve(self, request: Request) -> bool:
         """Handle and answer one request; False ends the conversation."""

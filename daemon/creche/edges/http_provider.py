@@ -6,7 +6,9 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -19,12 +21,16 @@ from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage
 
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
+_UNREADABLE = (httpx2.RemoteProtocolError, httpx2.DecodingError)
+_WORDS_LIMIT = 300
 
 
 class Transport(Protocol):
     """Carries one request to its whole answer within `timeout_s` seconds, or raises one of httpx2's errors.
 
-    `ConnectError`, `ConnectTimeout` and `PoolTimeout` promise that no byte of the request was sent.
+    `ConnectError`, `ConnectTimeout` and `PoolTimeout` promise that no byte of the request was sent;
+    `RemoteProtocolError` and `DecodingError` say that an answer came which cannot be used. The errors' words are
+    shown to people.
     """
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
@@ -45,11 +51,11 @@ class HttpProvider:
         try:
             answer = await self._transport.send(call, timeout_s=self._timeout_s)
         except _NOT_SENT as exc:
-            raise Outage(_describe(exc, call)) from exc
+            raise Outage(self._describe(exc, call)) from exc
         except _NEVER_SENT as exc:
-            raise CreateRefused(_describe(exc, call)) from exc
+            raise CreateRefused(self._describe(exc, call)) from exc
         except httpx2.HTTPError as exc:
-            raise CreateUncertain(_describe(exc, call)) from exc
+            raise CreateUncertain(self._describe(exc, call), answered=isinstance(exc, _UNREADABLE)) from exc
         return self._binding.read_create(answer, task)
 
     async def poll(self, job: Job) -> Reading:
@@ -74,14 +80,25 @@ class HttpProvider:
     async def _ask(self, call: Call) -> Answer:
         try:
             return await self._transport.send(call, timeout_s=self._timeout_s)
-        except (*_NEVER_SENT, httpx2.RemoteProtocolError, httpx2.DecodingError) as exc:
-            raise AnswerError(_describe(exc, call)) from exc
+        except (*_NEVER_SENT, *_UNREADABLE) as exc:
+            raise AnswerError(self._describe(exc, call)) from exc
         except httpx2.HTTPError as exc:
-            raise Outage(_describe(exc, call)) from exc
+            raise Outage(self._describe(exc, call)) from exc
+
+    def _describe(self, error: Exception, call: Call) -> str:
+        """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
+        words = str(error).partition("\n")[0] or "the request failed"
+        return self._binding.redaction.hide(_origin(call.url) + words, at_most=_WORDS_LIMIT)
 
 
-def _describe(error: Exception, call: Call) -> str:
-    """In one line, with the origin at most: paths and queries of providers may hold secrets."""
-    origin = "/".join(call.url.split("/", 3)[:3])
-    detail = str(error).partition("\n")[0]
-    return f"{origin}: {type(error).__name__}" + (f": {detail}" if detail else "")
+def _origin(url: str) -> str:
+    """Scheme, host and port as the beginning of a message; nothing for what has none, which may be anything."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[a-z0-9._:-]{1,253}", host):
+        return ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{f':{port}' if port is not None else ''}: "

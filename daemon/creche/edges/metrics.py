@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from creche.core.histogram import Histogram
 from creche.core.task import Status
 
 
@@ -25,6 +26,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     listeners: int
     feed_head: int
     heartbeat_age_s: float | None
+    loop_lag: Histogram
+    poll_lateness: Histogram
     store_fault: bool
     heartbeats_fault: bool
     draining: bool
@@ -72,6 +75,8 @@ class Metrics(Collector):
             yield GaugeMetricFamily(
                 "creche_heartbeat_age_seconds", "Time since the last heartbeat of all tasks.", value=now.heartbeat_age_s
             )
+        yield _histogram("creche_loop_lag_seconds", "How late the loop woke a task that was due.", now.loop_lag)
+        yield _histogram("creche_poll_lateness_seconds", "How late polls began after they were due.", now.poll_lateness)
         yield GaugeMetricFamily("creche_store_fault", "1 while the store cannot be written.", value=now.store_fault)
         yield GaugeMetricFamily(
             "creche_heartbeats_fault", "1 while Redis does not take the heartbeats.", value=now.heartbeats_fault
@@ -92,6 +97,10 @@ def _events(events: Counter[tuple[str, str, str]]) -> Iterator[Metric]:
             if kind == event:
                 family.add_metric([algorithm, result] if labels else [algorithm], number)
         yield family
+
+
+def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(name, about, buckets=histogram.cumulated(), sum_value=histogram.total)
 
 
 def _slots(slots: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -16,7 +18,7 @@ import msgspec
 
 from creche.core.task import Task
 from creche.edges.store_sqlite_schema import open_database
-from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle, Write, Written
+from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
 _SELECT = "SELECT t.seq, t.record, i.input FROM tasks t LEFT JOIN inputs i USING (pos)"
@@ -80,24 +82,22 @@ class SqliteStore:
         return answers
 
     def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
-        """Remove up to `limit` settled tasks: those settled before the given time, then those beyond the newest `keep`.
+        """Remove up to `limit` settled tasks from the start of the feed: those settled before the given time, and those
+        beyond the newest `keep`, up to the first that is neither.
 
         Returns how many went; less than `limit` means that nothing is left to remove. Raises `StoreUnavailable`.
         """
         with self._transaction() as db:
-            doomed = db.execute(
-                "SELECT seq FROM tasks WHERE settled_at < ? ORDER BY settled_at, seq LIMIT ?", (settled_before, limit)
-            ).fetchall()
-            doomed += db.execute(
-                "SELECT seq FROM tasks WHERE settled_at >= ? AND seq <= ("
+            oldest = db.execute(
+                "SELECT seq, settled_at < ? OR seq <= ("
                 " SELECT seq FROM tasks WHERE seq IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?"
-                ") ORDER BY seq LIMIT ?",
-                (settled_before, keep, limit - len(doomed)),
+                ") FROM tasks WHERE seq IS NOT NULL ORDER BY seq LIMIT ?",
+                (settled_before, keep, limit),
             ).fetchall()
-            db.executemany("DELETE FROM tasks WHERE seq = ?", doomed)
+            doomed = [(seq,) for seq, _ in takewhile(itemgetter(1), oldest)]
             if doomed:
-                (highest,) = max(doomed)
-                db.execute("UPDATE store SET floor = max(floor, ?)", (highest,))
+                db.executemany("DELETE FROM tasks WHERE seq = ?", doomed)
+                db.execute("UPDATE store SET floor = ?", doomed[-1])
         return len(doomed)
 
     # -- reading -------------------------------------------------------------------------------------
@@ -111,14 +111,17 @@ class SqliteStore:
         """Every task without an outcome, in order of acceptance."""
         return [_task(row) for row in self._read(f"{_SELECT} WHERE t.seq IS NULL ORDER BY t.pos")]
 
-    def list_tasks(self, query: Query) -> list[Task]:
-        """Tasks by `query`, newest first, without inputs. An unknown `after` gives an empty list."""
+    def list_tasks(self, query: Query) -> Page:
+        """Tasks by `query`, newest first, without inputs. An unknown `after` gives an empty page."""
         pick, values = _pick(query)
-        return [_task(row) for row in self._read(f"{_SELECT_BARE} WHERE t.pos IN ({pick}) ORDER BY t.pos DESC", values)]
+        rows, more = self._read_page(
+            f"{_SELECT_BARE} WHERE t.pos IN ({pick}) ORDER BY t.pos DESC", values, limit=query.limit
+        )
+        return Page([_task(row) for row in rows], more)
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
         """Entries with a greater `seq`, in order, without inputs."""
-        rows = self._read(f"{_SELECT_BARE} WHERE t.seq > ? ORDER BY t.seq LIMIT ?", (seq, limit))
+        rows, _ = self._read_page(f"{_SELECT_BARE} WHERE t.seq > ? ORDER BY t.seq", (seq,), limit=limit)
         return [Entry(row[0], _task(row)) for row in rows]
 
     def feed_bounds(self) -> tuple[int, int]:
@@ -131,6 +134,19 @@ class SqliteStore:
     def _read(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         with self._store_errors("read"):
             return self._reader.execute(sql, values).fetchall()
+
+    def _read_page(self, sql: str, values: Sequence[object], *, limit: int) -> tuple[list[Any], bool]:
+        """The first rows, and whether there are more; rows beyond the page are not even read from the disk."""
+        rows: list[Any] = []
+        size_bytes = 0
+        # Closed at once: an unfinished SELECT would keep the write-ahead log from being cleared.
+        with self._store_errors("read"), closing(self._reader.execute(sql, values)) as found:
+            for row in found:
+                if len(rows) == limit or size_bytes >= PAGE_BYTES:
+                    return rows, True
+                rows.append(row)
+                size_bytes += len(row[1])
+        return rows, False
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -191,7 +207,7 @@ def _accept_again(db: sqlite3.Connection, task: Task) -> Accepted | KeyConflict:
         return Accepted(first, new=False)
     if first.id == task.id:
         return KeyConflict(f"the id {task.id} was used before, for a task with other content", pointer="/id")
-    return KeyConflict(f"the key {task.key!r} was used before, for task {first.id} with other content", pointer="/key")
+    return KeyConflict(f'the key "{task.key}" was used before, for task {first.id} with other content', pointer="/key")
 
 
 def _settle(db: sqlite3.Connection, task: Task, seq: int) -> Entry | AlreadySettled:
@@ -235,4 +251,5 @@ def _pick(query: Query) -> tuple[str, list[object]]:
     if query.statuses:
         arms = [f"{arms[0]} AND t.status = ?"] * len(query.statuses)
         values = [value for status in query.statuses for value in (*values, status)]
-    return " UNION ALL ".join(arms) + " ORDER BY 1 DESC LIMIT ?", [*values, query.limit]
+    # One more than asked for tells whether there is more.
+    return " UNION ALL ".join(arms) + " ORDER BY 1 DESC LIMIT ?", [*values, query.limit + 1]

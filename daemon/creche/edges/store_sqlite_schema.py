@@ -56,6 +56,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX labels_value ON labels (name, value, pos)",
     ),
+    # Retention goes by the order of the feed.
+    ("DROP INDEX tasks_settled_at",),
 )
 """Each brings a store from the version before to its own number, counted from 1. Released ones are never edited."""
 

@@ -1,7 +1,7 @@
 """The WebSocket stream: `hello`, then every wanted outcome once, in order.
 
-A listener pulls from the feed at its own pace; nobody is pushed to, and nobody waits for a slow one: a send that
-does not get through in time cuts the connection, and the client resumes by cursor. One error boundary per connection.
+A listener pulls from the feed at its own pace; nobody is pushed to, and nobody waits for a slow one. One that takes
+nothing for too long is cut, and resumes by cursor. One error boundary per connection.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from creche.engine.feed import Feed, Reader, Updates, Watcher
 from creche.errors import InvalidRequest, StoreUnavailable
 
 HANDSHAKE_S = 10.0
+SEND_BYTES = 256 << 10
 SEND_S = 20.0
-"""A listener that takes longer than this for one message is cut; its kernel buffers were full all the time."""
+"""A listener that takes longer than this for so many bytes is cut; its kernel buffers were full all the time."""
 
 PING_EVERY_S = 20.0
+"""Also how long an answer may take, counted from when the listener last took something."""
+
 UPDATE_EVERY_S = 0.25
 """Changes within this time reach a listener as one update per task."""
 
@@ -62,7 +65,7 @@ class Stream:
         log = logger.bind(peer=request.peer.address)
         try:
             async with trio.open_nursery() as nursery:
-                await self._converse(request, stream, nursery)
+                await self._converse(request, _Paced(stream), nursery)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("listener gone: {}", request.peer.address)
@@ -75,7 +78,7 @@ class Stream:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _converse(self, request: Request, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+    async def _converse(self, request: Request, stream: _Paced, nursery: trio.Nursery) -> None:
         with trio.fail_after(HANDSHAKE_S):
             handshake = await wrap_server_stream(nursery, stream, max_message_size=MAX_INCOMING_BYTES)
             try:
@@ -83,17 +86,18 @@ class Stream:
                 query = Query(request.query, known=("since", "updates", "token", *TaskFilter.PARAMETERS))
                 wanted = TaskFilter.from_query(query).matches
                 with_updates = query.flag("updates")
+                since = query.text("since")
             except InvalidRequest as exc:
                 refusal = problem_response(400, exc.code, str(exc))
             if refusal is not None:
                 await handshake.reject(refusal.status, extra_headers=_headers(refusal), body=refusal.body)
                 return
             connection = await handshake.accept()
-        reader = self._feed.reader(query.text("since"), wanted)
+        reader = self._feed.reader(since, wanted)
         self._listeners.add(connection)
         try:
             nursery.start_soon(_read_forever, connection)
-            nursery.start_soon(_ping_forever, connection)
+            nursery.start_soon(_ping_forever, connection, stream)
             await self._tell(connection, reader, wanted if with_updates else None)
         finally:
             self._listeners.discard(connection)
@@ -115,8 +119,9 @@ class Stream:
             await connection.aclose(GOING_AWAY, "the daemon stops; resume with since=CURSOR")
 
     async def _tell_if_missed(self, connection: WebSocketConnection, reader: Reader) -> None:
-        if reader.has_missed():
-            await _send(connection, msgspec.json.encode(Resync(cursor=reader.cursor)))
+        gap = reader.missed()
+        if gap is not None:
+            await _send(connection, msgspec.json.encode(Resync(cursor=gap)))
 
     async def _tell_updates_forever(self, connection: WebSocketConnection, watcher: Watcher) -> None:
         try:
@@ -130,10 +135,39 @@ class Stream:
             watcher.close()
 
 
+class _Paced(trio.abc.Stream):
+    """A stream on which a send may take its time as long as it goes on; else it raises `trio.TooSlowError`.
+
+    Such a send leaves half a frame behind, so the stream is closed, before those who wait send their own into it.
+    `patience` is the scope of one who waits for an answer to what is sent behind; it is renewed as sending goes on.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.patience = trio.CancelScope()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        for start in range(0, len(data), SEND_BYTES):
+            try:
+                with trio.fail_after(SEND_S):
+                    await self._stream.send_all(data[start : start + SEND_BYTES])
+            except trio.TooSlowError:
+                await trio.aclose_forcefully(self._stream)
+                raise
+            self.patience.deadline = trio.current_time() + PING_EVERY_S
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 async def _send(connection: WebSocketConnection, message: bytes) -> None:
-    # A send that was given up may leave half a frame behind; the caller's boundary closes the socket under it.
-    with trio.fail_after(SEND_S):
-        await connection.send_message(message.decode())
+    await connection.send_message(message.decode())
 
 
 async def _read_forever(connection: WebSocketConnection) -> None:
@@ -141,10 +175,11 @@ async def _read_forever(connection: WebSocketConnection) -> None:
         await connection.get_message()
 
 
-async def _ping_forever(connection: WebSocketConnection) -> None:
+async def _ping_forever(connection: WebSocketConnection, stream: _Paced) -> None:
     while True:
         await trio.sleep(PING_EVERY_S)
-        with trio.fail_after(PING_EVERY_S):
+        # A ping waits until a large message is through, which says as much as an answer.
+        with trio.fail_after(PING_EVERY_S) as stream.patience:
             await connection.ping()
 
 

@@ -9,23 +9,23 @@ given in the order of asking. The connection used last is used next, so that the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import math
 import re
+import socket
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import httpx2
 import msgspec
 import trio
 
 from creche.core.exchange import Answer, Call
-from creche.edges.upstream_connection import Address, AnswerReader, Connection, dial, secure
-
-ADDRESSES_KEPT_S = 60.0
-"""How long a name's addresses are used before it is looked up again; the resolver does not tell how long it may be."""
+from creche.edges.upstream_addresses import LOOKUPS, Addresses
+from creche.edges.upstream_connection import AnswerReader, Connection, dial, secure
 
 _ABSOLUTE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_][a-z0-9_.-]*))(?::(?P<port>[0-9]{1,5}))?")
@@ -37,6 +37,7 @@ _OURS = frozenset(
 )
 _REPEATABLE = frozenset({"GET", "HEAD"})
 _WITHOUT_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_CLOSED = "no more requests are sent"
 
 
 class OriginStatistics(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class Upstream:
         *,
         connections_per_origin: int = 256,
         idle_s: float = 60.0,
-        max_body_bytes: int = 32 << 20,
+        max_body_bytes: int = 8 << 20,
         max_header_bytes: int = 64 << 10,
         connect_timeout_s: float = 10.0,
         ssl_context: ssl.SSLContext | None = None,
@@ -78,6 +79,8 @@ class Upstream:
         self._connect_timeout_s = connect_timeout_s
         self._ssl_context = ssl_context
         self._origins: dict[str, _Origin] = {}
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._unsent: set[trio.CancelScope] = set()
         self._next_sweep = 0.0
         self._closed = False
 
@@ -87,10 +90,10 @@ class Upstream:
         Certainly nothing arrived: `httpx2.ConnectError`, `ConnectTimeout`, `PoolTimeout`, and for a call that cannot be
         sent as it is `UnsupportedProtocol`, `InvalidURL`, `LocalProtocolError`. It may have arrived: `WriteError`,
         `WriteTimeout`, `ReadError`, `ReadTimeout`, `RemoteProtocolError` (also for an answer over a limit),
-        `DecodingError`. No message repeats more of the call than its origin and header names: the rest may be secret.
+        `DecodingError`. No message repeats more of the call than the names of its headers: the rest may be secret.
 
         GET and HEAD are sent once more when the provider closed a kept-alive connection instead of answering.
-        A connection whose exchange was cancelled or broke is closed. After `aclose` it is `PoolTimeout`.
+        A connection whose exchange was cancelled or broke is closed.
         """
         now = trio.current_time()
         if now >= self._next_sweep:
@@ -99,22 +102,25 @@ class Upstream:
         request = _encode(call, origin.host_field, target)
         progress = _Progress()
         with trio.CancelScope(deadline=now + timeout_s):
-            await origin.acquire_slot()
+            await self._take_slot(origin)
             progress.has_slot = True
             try:
                 if self._closed:
-                    raise httpx2.PoolTimeout(f"{origin.name}: no more requests are sent")
+                    raise httpx2.PoolTimeout(_CLOSED)
                 return await self._carry(call, request, origin, progress)
             finally:
                 origin.slots.release()
-        raise progress.too_late()(f"{origin.name}: no answer within {timeout_s:g} s")
+        raise progress.too_late(timeout_s)
 
     async def aclose(self) -> None:
-        """Close the idle connections and send nothing more: calls that wait for a connection get `PoolTimeout`.
+        """Close the idle connections and send nothing more. Requests that are on the wire end as they would.
 
-        Requests that are on the wire end as they would.
+        All others, of which certainly nothing was sent, fail at once: with `ConnectError` those whose connection is
+        being made, with `PoolTimeout` those that wait for one, and those that come later.
         """
         self._closed = True
+        for scope in self._unsent:
+            scope.cancel()
         for origin in self._origins.values():
             origin.close_idle()
         await trio.lowlevel.checkpoint()
@@ -132,29 +138,54 @@ class Upstream:
                 connection = progress.connection = await self._connect(origin)
             try:
                 return await connection.exchange(request, body_expected=call.method != "HEAD")
-            except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+            except httpx2.NetworkError:
                 if not kept or connection.heard or call.method not in _REPEATABLE:
                     raise
             finally:
                 self._give_back(origin, connection)
             connection = None
 
+    async def _take_slot(self, origin: _Origin) -> None:
+        try:
+            origin.slots.acquire_nowait()
+        except trio.WouldBlock:
+            with self._unsent_within(math.inf) as scope:
+                await origin.slots.acquire()
+            if scope.cancelled_caught:
+                raise httpx2.PoolTimeout(_CLOSED) from None
+
+    @contextlib.contextmanager
+    def _unsent_within(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """What a call does before a byte of it is sent: cut off after a time, and by `aclose`."""
+        with trio.move_on_after(seconds) as scope:
+            self._unsent.add(scope)
+            try:
+                yield scope
+            finally:
+                self._unsent.discard(scope)
+
     async def _connect(self, origin: _Origin) -> Connection:
         origin.make_room()
         try:
-            with trio.fail_after(self._connect_timeout_s):
-                context = self._tls() if origin.scheme == "https" else None
-                connected = await dial(await origin.addresses())
-                if context is not None:
-                    connected = await secure(connected, context, origin.host)
-        except trio.TooSlowError:
-            origin.forget_addresses()
-            raise httpx2.ConnectTimeout(f"{origin.name}: no connection within {self._connect_timeout_s:g} s") from None
+            with self._unsent_within(self._connect_timeout_s) as scope:
+                connected = await self._reach(origin)
         except (OSError, ValueError) as exc:
-            origin.forget_addresses()
-            raise httpx2.ConnectError(f"{origin.name}: {exc}") from exc
+            origin.addresses.forget()
+            raise httpx2.ConnectError(f"cannot connect: {_words(exc)}") from exc
+        if self._closed:
+            if not scope.cancelled_caught:
+                connected.close()
+            raise httpx2.ConnectError(_CLOSED)
+        if scope.cancelled_caught:
+            origin.addresses.forget()
+            raise httpx2.ConnectTimeout(f"no connection within {self._connect_timeout_s:g} s")
         reader = AnswerReader(max_body_bytes=self._max_body_bytes, max_header_bytes=self._max_header_bytes)
         return Connection(connected, reader)
+
+    async def _reach(self, origin: _Origin) -> socket.socket:
+        context = self._tls() if origin.scheme == "https" else None
+        connected = await dial(await origin.addresses.get())
+        return connected if context is None else await secure(connected, context, origin.host)
 
     def _tls(self) -> ssl.SSLContext:
         if self._ssl_context is None:
@@ -189,10 +220,10 @@ class Upstream:
     def _locate_first(self, url: str) -> tuple[_Origin, str]:
         absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
         if absolute is None:
-            raise httpx2.UnsupportedProtocol("the URL does not begin with http:// or https://")
+            raise httpx2.UnsupportedProtocol("the URL begins neither with http:// nor with https://")
         scheme = absolute["scheme"].lower()
         if scheme not in _PORTS:
-            raise httpx2.UnsupportedProtocol(f"the URL begins with {scheme[:20]}://, not with http:// or https://")
+            raise httpx2.UnsupportedProtocol("the URL begins neither with http:// nor with https://")
         authority = _AUTHORITY.fullmatch(absolute["authority"].lower())
         port = int((authority and authority["port"]) or _PORTS[scheme])
         if authority is None or not 0 < port < 1 << 16:
@@ -204,7 +235,8 @@ class Upstream:
             except ValueError:
                 raise httpx2.InvalidURL("the URL's host is not an IPv6 address") from None
         target = _target(absolute["target"])
-        made = _Origin(scheme, host, port, slots=self._connections_per_origin)
+        addresses = Addresses(host, port, self._lookups)
+        made = _Origin(scheme, host, port, addresses, slots=self._connections_per_origin)
         origin = self._origins.setdefault(made.name, made)
         self._origins[f"{absolute['scheme']}://{absolute['authority']}"] = origin
         return origin, target
@@ -219,16 +251,21 @@ class _Progress:
         self.has_slot = False
         self.connection: Connection | None = None
 
-    def too_late(self) -> type[httpx2.TimeoutException]:
-        if self.connection is not None:
-            return httpx2.WriteTimeout if self.connection.sending else httpx2.ReadTimeout
-        return httpx2.ConnectTimeout if self.has_slot else httpx2.PoolTimeout
+    def too_late(self, timeout_s: float) -> httpx2.TimeoutException:
+        within = f"within {timeout_s:g} s"
+        if self.connection is None:
+            if self.has_slot:
+                return httpx2.ConnectTimeout(f"no connection {within}")
+            return httpx2.PoolTimeout(f"no turn {within}: all connections are in use")
+        if self.connection.sending:
+            return httpx2.WriteTimeout(f"the provider did not take the whole request {within}")
+        return httpx2.ReadTimeout(f"no whole answer {within}")
 
 
 class _Origin:
     """One scheme, host and port: its slots, its idle connections with the one used last on the right, its addresses."""
 
-    def __init__(self, scheme: str, host: str, port: int, *, slots: int) -> None:
+    def __init__(self, scheme: str, host: str, port: int, addresses: Addresses, *, slots: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         self.scheme = scheme
         self.host = host
@@ -236,17 +273,8 @@ class _Origin:
         self.host_field = shown if port == _PORTS[scheme] else f"{shown}:{port}"
         self.slots = trio.Semaphore(slots, max_value=slots)
         self.idle: deque[Connection] = deque()
-        self._port = port
+        self.addresses = addresses
         self._limit = slots
-        self._addresses: list[Address] = []
-        self._addresses_end = -math.inf
-        self._looking_up = trio.Lock()
-
-    async def acquire_slot(self) -> None:
-        try:
-            self.slots.acquire_nowait()
-        except trio.WouldBlock:
-            await self.slots.acquire()
 
     def take_idle(self, idle_s: float) -> Connection | None:
         """The connection used last that is still good; those found bad on the way are closed."""
@@ -267,19 +295,6 @@ class _Origin:
         while len(self.idle) > keep and self.idle[0].idle_since <= until:
             self.idle.popleft().close()
 
-    async def addresses(self) -> list[Address]:
-        # The lock makes one lookup out of those of a crowd.
-        async with self._looking_up:
-            now = trio.current_time()
-            if now >= self._addresses_end:
-                found = await trio.socket.getaddrinfo(self.host, self._port, type=trio.socket.SOCK_STREAM)
-                self._addresses = _alternate([(family, where) for family, _, _, _, where in found])
-                self._addresses_end = now + ADDRESSES_KEPT_S
-            return self._addresses
-
-    def forget_addresses(self) -> None:
-        self._addresses_end = -math.inf
-
     def is_used(self) -> bool:
         return bool(self.idle) or self.slots.value < self._limit
 
@@ -289,12 +304,13 @@ class _Origin:
         return OriginStatistics(opened, len(self.idle), self.slots.statistics().tasks_waiting)
 
 
-def _alternate(addresses: list[Address]) -> list[Address]:
-    """Move the first address of the other family to the second place: where IPv6 is broken, one wait is enough."""
-    for place, (family, _) in enumerate(addresses):
-        if family != addresses[0][0]:
-            return [addresses[0], addresses[place], *addresses[1:place], *addresses[place + 1 :]]
-    return addresses
+def _words(error: OSError | ValueError) -> str:
+    """An error of connecting, without numbers and places in C files."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or 'the connection was closed').replace('_', ' ').lower()}"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _target(rest: str) -> str:

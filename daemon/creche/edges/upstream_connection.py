@@ -18,9 +18,7 @@ import httpx2
 import trio
 
 from creche.core.exchange import Answer
-
-Address = tuple[socket.AddressFamily, tuple[object, ...]]
-"""Where to connect: what getaddrinfo says, without the parts that are the same for all TCP addresses."""
+from creche.edges.upstream_addresses import Address
 
 STAGGER_S = 0.25
 """How long one address may take before the next is tried beside it (RFC 8305, section 5)."""
@@ -71,7 +69,7 @@ class AnswerReader:
             # Headers without an end, informational answers, chunk extensions, trailers: none may go on for ever.
             self._other_bytes += len(data)
         if self._body_bytes > self._max_body_bytes:
-            self._fault = f"the provider's answer is larger than {self._max_body_bytes} bytes"
+            self._fault = _too_large("answer", self._max_body_bytes)
         elif self._header_bytes > self._max_header_bytes or self._other_bytes > self._max_header_bytes:
             self._fault = f"the headers of the provider's answer are larger than {self._max_header_bytes} bytes"
         if self._fault is not None:
@@ -79,12 +77,15 @@ class AnswerReader:
             raise httpx2.RemoteProtocolError(self._fault)
 
     def feed_end(self) -> None:
-        """The provider closed its side: completes an answer that ends so, else raises `httpx2.RemoteProtocolError`."""
+        """The provider closed its side. Completes an answer that ends so, else raises `httpx2.ReadError`.
+
+        That is what a reset raises too: balancers that restart and workers that die close politely.
+        """
         if not self.heard:
-            raise httpx2.RemoteProtocolError("the provider closed the connection without an answer")
+            raise httpx2.ReadError("the provider closed the connection before answering")
         delimited = "content-length" in self._headers or "transfer-encoding" in self._headers
         if not self._headers_complete or delimited:
-            raise httpx2.RemoteProtocolError("the provider closed the connection in the middle of its answer")
+            raise httpx2.ReadError("the provider closed the connection in the middle of its answer")
         self.complete = True
 
     def answer(self) -> Answer:
@@ -121,7 +122,7 @@ class AnswerReader:
         if not self._body_expected:
             self.complete = True
         elif int(self._headers.get("content-length", 0)) > self._max_body_bytes:
-            self._fault = f"the provider's answer is larger than {self._max_body_bytes} bytes"
+            self._fault = _too_large("answer", self._max_body_bytes)
         elif self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
             self._fault = "the provider's answer has a transfer encoding other than chunked"
 
@@ -188,10 +189,10 @@ class Connection:
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 await self._receive()
-            except (httpx2.ReadError, httpx2.RemoteProtocolError) as exc:
+            except httpx2.ReadError as exc:
                 if refusal is None or reader.heard:
                     raise
-                raise httpx2.WriteError(f"the request could not be sent: {refusal}") from exc
+                raise httpx2.WriteError(f"the connection broke while sending: {refusal.strerror}") from exc
         return reader.answer()
 
     async def _send(self, request: bytes) -> OSError | None:
@@ -225,7 +226,7 @@ class Connection:
             await trio.lowlevel.wait_writable(self._socket)
             return
         except OSError as exc:
-            raise httpx2.ReadError(f"the answer could not be read: {exc}") from exc
+            raise httpx2.ReadError(f"the connection broke: {exc.strerror}") from exc
         if data:
             self._reader.feed(data)
         else:
@@ -323,16 +324,18 @@ def _decode(body: bytes, coding: str, limit_bytes: int) -> bytes:
         # The standard means zlib's format; some servers send the bare stream. Zlib's first byte ends in 8.
         window = zlib.MAX_WBITS if body[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
     else:
-        raise httpx2.DecodingError(
-            f"the provider's answer has a content encoding that nobody asked for: {coding[:40]!r}"
-        )
+        raise httpx2.DecodingError(f"the provider's answer has a content encoding that nobody asked for: {coding!r}")
     decoder = zlib.decompressobj(window)
     try:
         decoded = decoder.decompress(body, limit_bytes + 1)
     except zlib.error as exc:
         raise httpx2.DecodingError(f"the provider's answer is not valid {coding}: {exc}") from exc
     if len(decoded) > limit_bytes:
-        raise httpx2.RemoteProtocolError(f"the provider's answer, decoded, is larger than {limit_bytes} bytes")
+        raise httpx2.RemoteProtocolError(_too_large("answer, decoded,", limit_bytes))
     if not decoder.eof:
         raise httpx2.DecodingError(f"the provider's answer is {coding} without its end")
     return decoded
+
+
+def _too_large(what: str, limit_bytes: int) -> str:
+    return f"the provider's {what} is larger than {limit_bytes} bytes, the limit of [upstream] max_answer"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 import trio
@@ -16,7 +17,7 @@ import trio
 from creche.core.task import Task
 from creche.core.wire import Result, task_out
 from creche.engine.journal import Journal
-from creche.engine.ports import Entry
+from creche.engine.ports import PAGE_BYTES, Entry, Store
 
 PAGE = 200
 
@@ -64,7 +65,8 @@ class Feed:
     def position(self, cursor: str | None) -> int | None:
         """What a cursor stands for: None means the head, `OLDEST` everything that is kept.
 
-        An unreadable one, or one of another store, is -1, which asks for `resync`.
+        An unreadable one, or one of another store, is -1, which asks for `resync`. So is one that is ahead of the head:
+        it was given out before the store was put back to a backup, and its numbers are now those of other outcomes.
         """
         if cursor is None:
             return None
@@ -73,7 +75,7 @@ class Feed:
         identity, _, seq = cursor.rpartition("-")
         if identity != self._identity or not seq.isdecimal() or len(seq) > 18:  # noqa: PLR2004 - fits 64 bits
             return -1
-        return min(int(seq), self.head)
+        return int(seq) if int(seq) <= self.head else -1
 
     def publish(self, entry: Entry) -> None:
         """Append a committed outcome and wake the readers. Called in the order of commits."""
@@ -81,7 +83,7 @@ class Feed:
         self._tail.append(item)
         self._size_bytes += len(item.message)
         self.head = entry.seq
-        if len(self._tail) > self._tail_count or self._size_bytes > self._tail_bytes:
+        while len(self._tail) > self._tail_count or self._size_bytes > self._tail_bytes:
             self._trim()
         news, self._news = self._news, trio.Event()
         news.set()
@@ -101,12 +103,33 @@ class Feed:
         return Reader(self, self.head if position is None else position, wanted)
 
     async def _after(self, seq: int, limit: int) -> list[Item]:
-        """Up to `limit` entries behind `seq`, in order; empty when there are none."""
+        """Up to `limit` entries behind `seq`, in order, and `PAGE_BYTES`; empty when there are none.
+
+        The floor is then no lower than it was when the store was read.
+        """
         if seq >= self._tail_floor:
-            first = bisect_right(self._tail, seq, key=lambda item: item.seq)
-            return self._tail[first : first + limit]
-        entries = await self._journal.read(lambda store: store.feed_after(seq, limit))
-        return [self._item(entry) for entry in entries]
+            return self._tail_after(seq, limit)
+
+        def look(store: Store) -> tuple[list[Entry], int]:
+            entries = store.feed_after(seq, limit)
+            floor, _ = store.feed_bounds()  # after the entries: retention does not wait between the two
+            return entries, floor
+
+        entries, floor = await self._journal.read(look)
+        self.forget_up_to(floor)
+        # What is committed and not yet published is left for later: no cursor may be ahead of the head.
+        return [self._item(entry) for entry in entries if entry.seq <= self.head]
+
+    def _tail_after(self, seq: int, limit: int) -> list[Item]:
+        first = bisect_right(self._tail, seq, key=lambda item: item.seq)
+        items: list[Item] = []
+        size_bytes = 0
+        for item in islice(self._tail, first, first + limit):
+            items.append(item)
+            size_bytes += len(item.message)
+            if size_bytes >= PAGE_BYTES:
+                break
+        return items
 
     def _item(self, entry: Entry) -> Item:
         task = msgspec.structs.replace(entry.task, input=None)
@@ -128,18 +151,21 @@ class Reader:
         self._feed = feed
         self._seq = start
         self._wanted = wanted
-        self._missed = False
+        self._gap: str | None = None
         self._catch_up()
 
-    def has_missed(self) -> bool:
-        """Whether, since the last call, entries fell to retention that this reader had not seen."""
-        missed, self._missed = self._missed, False
-        return missed
+    def missed(self) -> str | None:
+        """The cursor behind a gap: since the last call, entries fell to retention that this reader had not seen.
+
+        None when there is no gap. Ask after reading and before using what was read: that is behind the gap.
+        """
+        gap, self._gap = self._gap, None
+        return gap
 
     def _catch_up(self) -> None:
         if self._seq < self._feed._floor:  # noqa: SLF001 - the two are one mechanism
             self._seq = self._feed._floor  # noqa: SLF001
-            self._missed = True
+            self._gap = self.cursor
 
     @property
     def cursor(self) -> str:
@@ -151,13 +177,16 @@ class Reader:
 
         Raises `StoreUnavailable`; then, and when cancelled, the place has not moved past anything wanted.
         """
-        self._catch_up()
-        while items := await self._feed._after(self._seq, limit):  # noqa: SLF001
+        while True:
+            self._catch_up()
+            items = await self._feed._after(self._seq, limit)  # noqa: SLF001
+            self._catch_up()  # retention may have been faster than the read
+            if not items:
+                return []
             self._seq = items[-1].seq
             wanted = [item for item in items if self._wanted(item.task)]
             if wanted:
                 return wanted
-        return []
 
     async def next_within(self, seconds: float, limit: int = PAGE) -> list[Item]:
         """As `next`, but empty after so many seconds. 0 takes what is there already."""

@@ -10,6 +10,7 @@ import msgspec
 import trio
 from loguru import logger
 
+from creche.core.histogram import Histogram
 from creche.core.limits import Slots
 from creche.core.polling import CONDITIONS, Rhythm
 from creche.core.task import Task
@@ -47,8 +48,8 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What every task needs of the engine.
 
-    `wall` gives Unix seconds, `dice` a number from 0 to 1; `counts` is what has happened so far, by event,
-    algorithm and result.
+    `wall` gives Unix seconds, `dice` a number from 0 to 1. `counts` is what has happened so far, by event, algorithm
+    and result; `lateness` by how many seconds polls began after they were due.
     """
 
     journal: Journal
@@ -59,6 +60,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     dice: Callable[[], float] = random.random
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
     told: set[str] = msgspec.field(default_factory=set)
+    lateness: Histogram = msgspec.field(default_factory=Histogram)
 
     def is_news(self, what: str) -> bool:
         """Whether this is said for the first time; for what would otherwise be said once for every task."""

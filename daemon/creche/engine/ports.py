@@ -62,6 +62,10 @@ Written = Accepted | Entry | None | KeyConflict | AlreadySettled
 """What a single write was answered with. A refusal is a value here: it concerns one write, not its whole batch."""
 
 
+PAGE_BYTES = 8 << 20
+"""A page ends with the record that brings it to this size: one of a thousand large results would not fit in memory."""
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which tasks to list, newest first. `after` is the id of the last task of the page before."""
 
@@ -71,6 +75,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     limit: int = 100
     after: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The tasks that a `Query` found. `more`: there are others behind the last of these."""
+
+    tasks: list[Task]
+    more: bool
 
 
 class Store(Protocol):
@@ -101,20 +112,24 @@ class Store(Protocol):
     def unfinished(self) -> list[Task]:
         """Every task without an outcome, in order of acceptance."""
 
-    def list_tasks(self, query: Query) -> list[Task]:
-        """Tasks by `query`, newest first, without their inputs. An unknown `after` gives an empty list."""
+    def list_tasks(self, query: Query) -> Page:
+        """Tasks by `query`, newest first, without their inputs; no more than `PAGE_BYTES`, but at least one.
+
+        An unknown `after` gives an empty page.
+        """
 
     def feed_after(self, seq: int, limit: int) -> list[Entry]:
-        """Entries with a greater `seq`, in order; the tasks come without their inputs."""
+        """Entries with a greater `seq`, in order, without their inputs; no more than `PAGE_BYTES`, but at least one."""
 
     def feed_bounds(self) -> tuple[int, int]:
-        """`(floor, head)`: every entry with floor < seq <= head is there; older ones fell to retention."""
+        """`(floor, head)`: every entry with floor < seq <= head is there, and no other; the rest fell to retention."""
 
     def prune(self, *, settled_before: float, keep: int, limit: int) -> int:
-        """Remove up to `limit` settled tasks, with their feed entries, oldest first.
+        """Remove up to `limit` settled tasks, with their feed entries, in the order of the feed.
 
-        Those settled before the given time, and those beyond the newest `keep`. Unfinished ones are never touched.
-        Returns how many went.
+        Those settled before the given time, and those beyond the newest `keep`; the first that is neither ends it, so
+        that a clock that jumped leaves no hole in the feed. Unfinished ones are never touched. Returns how many went;
+        less than `limit` means that nothing is left to remove.
         """
 
 

@@ -81,7 +81,10 @@ class _PollingChild:
                 self.outcome = decision.outcome
                 nursery.cancel()
                 return
+            due = trio.current_time() + decision.seconds
             await live.alarm.sleep(decision.seconds)
+            # Rung early (a cancel, a reload) it is before its time.
+            self._tools.lateness.observe(max(0.0, trio.current_time() - due))
 
     async def poll_a_last_time(self) -> None:
         """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""

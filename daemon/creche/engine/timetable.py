@@ -11,7 +11,7 @@ import math
 
 import trio
 
-TICK_S = 0.002
+TICK_S = 0.01
 """Alarms due within one tick are rung together; nobody is late by more than this."""
 
 

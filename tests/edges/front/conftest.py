@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from creche.core.exchange import Request, Response
-from creche.edges.front import Front, Handle, Limits, Upgrade
+from creche.edges.front import Front, Handle, Limits, Refuse, Upgrade
 from creche.edges.front_listening import open_tcp, open_unix
 
 QUICK = Limits(head_s=0.2, body_s=0.2, idle_s=0.2, write_s=0.2)
@@ -195,12 +195,15 @@ async def serve(nursery: trio.Nursery, short_tmp: Path) -> AsyncIterator[Serve]:
         handle: Handle = mirror,
         limits: Limits | None = None,
         *,
+        refuse: Refuse | None = None,
         upgrade: Upgrade | None = None,
         allowed_uids: frozenset[int] | None = None,
         hosts: frozenset[str] | None = None,
     ) -> Served:
         limits = limits or Limits()
-        front = Front(handle=handle, upgrade=upgrade, limits=limits, allowed_uids=allowed_uids, hosts=hosts)
+        front = Front(
+            handle=handle, refuse=refuse, upgrade=upgrade, limits=limits, allowed_uids=allowed_uids, hosts=hosts
+        )
         path = short_tmp / f"front-{len(all_served)}.sock"
         (tcp,) = await open_tcp("127.0.0.1", 0)
         served = Served(front, path, tcp)

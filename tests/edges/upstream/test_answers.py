@@ -96,11 +96,6 @@ async def test_what_cannot_be_decoded_is_an_error(coding: str, coded: bytes) -> 
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"HTTP/1.1 200", id="cut-status"),
-        pytest.param(HEAD + b"Content-Length: 3\r\n\r\nok", id="cut-body"),
-        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", id="cut-chunks"),
-        pytest.param(b"HTTP/1.1 103 Early\r\n\r\n", id="only-informational"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n", id="not-http"),
         pytest.param(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", id="101"),
         pytest.param(b"HTTP/1.1 000 No\r\nContent-Length: 0\r\n\r\n", id="status-0"),
@@ -110,8 +105,26 @@ async def test_what_cannot_be_decoded_is_an_error(coding: str, coded: bytes) -> 
     ],
 )
 async def test_broken_answers_are_errors(raw: bytes) -> None:
-    """What is cut off, contradicts itself or is not HTTP is never taken for an answer."""
+    """What contradicts itself or is not HTTP is never taken for an answer."""
     with pytest.raises(httpx2.RemoteProtocolError):
+        await ask(raw, method="POST")
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        pytest.param(b"", "before answering", id="nothing"),
+        pytest.param(b"HTTP/1.1 200", "in the middle of its answer", id="cut-status"),
+        pytest.param(HEAD + b"Content-Length: 3\r\n\r\nok", "in the middle of its answer", id="cut-body"),
+        pytest.param(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "in the middle of its answer", id="cut-chunks"
+        ),
+        pytest.param(b"HTTP/1.1 103 Early\r\n\r\n", "in the middle of its answer", id="only-informational"),
+    ],
+)
+async def test_an_end_before_that_of_the_answer_is_a_read_error(raw: bytes, where: str) -> None:
+    """A polite close is the same as a reset: the provider went away, and nothing it said can be used."""
+    with pytest.raises(httpx2.ReadError, match=f"^the provider closed the connection {where}$"):
         await ask(raw, method="POST")
 
 

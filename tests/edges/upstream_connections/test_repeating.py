@@ -59,6 +59,6 @@ async def test_other_lost_calls_are_not_repeated(method: str, server: Dropping, 
     async with provider(server) as port:
         if requests == 2:
             assert await get(upstream, port) == "ok"
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(httpx2.ReadError):
             await upstream.send(Call(method=method, url=f"http://127.0.0.1:{port}"), timeout_s=5)
     assert (server.requests, counts(upstream)) == (requests, (0, 0, 0))

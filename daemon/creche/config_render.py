@@ -1,0 +1,126 @@
+"""The configuration as its file would say it: names and units of docs/reference/config.md, secrets as references.
+
+Reading what is rendered gives the same configuration again, in the same environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from creche.config import Config
+from creche.config_algorithms import AlgorithmSection
+from creche.config_values import Secret, masked
+from creche.core.document import format_duration, format_size
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+Tables = dict[str, dict[str, object]]
+
+
+def tables(config: Config) -> Tables:
+    """Every table with every key and its value, ready for JSON. None: the key is not set, and has no default."""
+    socket, tcp, http = config.socket, config.tcp, config.http
+    store, heartbeats, upstream, log = config.store, config.heartbeats, config.upstream, config.log
+    return {
+        "socket": {
+            "path": str(socket.path),
+            "mode": f"{socket.mode:04o}",
+            "owner": socket.owner or "",
+            "group": socket.group or "",
+            "allow_uids": None if socket.allow_uids is None else sorted(socket.allow_uids),
+        },
+        "tcp": {
+            "enabled": tcp.enabled,
+            "host": tcp.host,
+            "port": tcp.port,
+            "token": _written(tcp.token),
+            "allow_writes": tcp.allow_writes,
+            "origins": sorted(tcp.origins),
+            "hosts": sorted(tcp.hosts),
+        },
+        "http": {
+            "max_request": format_size(http.max_request_bytes),
+            "max_head": format_size(http.max_head_bytes),
+            "max_connections": http.max_connections,
+        },
+        "store": {
+            "path": str(store.path),
+            "keep_for": format_duration(store.keep_s),
+            "keep_count": store.keep_count,
+        },
+        "heartbeats": {"url": _written(heartbeats.url), "prefix": heartbeats.prefix},
+        "upstream": {
+            "connections": upstream.connections,
+            "max_answer": format_size(upstream.max_answer_bytes),
+            "ca_file": str(upstream.ca_file or ""),
+        },
+        "log": {"level": log.level, "format": log.format},
+        "tasks": {"max": config.max_tasks, "deadline": format_duration(config.deadline_s)},
+        "algorithms": {name: _algorithm(section) for name, section in config.algorithms.items()},
+    }
+
+
+def _algorithm(section: AlgorithmSection) -> dict[str, object]:
+    rhythm = section.rhythm
+    return {
+        "recipe": section.recipe_source,
+        "base": masked(section.base),
+        "params": dict(section.params),
+        "secret": _written(section.secret),
+        "deadline": format_duration(section.deadline_s),
+        "timeout": format_duration(section.timeout_s),
+        "in_flight": section.in_flight or 0,
+        "on_timeout": section.on_timeout,
+        "on_unknown": section.on_unknown,
+        "poll_first": format_duration(rhythm.first_s),
+        "poll_every": format_duration(rhythm.every_s),
+        "poll_grow": rhythm.grow,
+        "poll_up_to": format_duration(rhythm.up_to_s),
+        "max_failures": rhythm.max_failures,
+    }
+
+
+def _written(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.written
+
+
+def as_toml(shown: Tables) -> str:
+    """The tables as TOML; a key that is not set is a comment."""
+    return "\n\n".join("\n".join(lines) for lines in _sections("", shown))
+
+
+def _sections(place: str, shown: Mapping[str, object]) -> Iterator[list[str]]:
+    for name, value in shown.items():
+        if not isinstance(value, Mapping):
+            continue
+        path = f"{place}{_key(name)}"
+        if place or name != "algorithms":
+            yield [f"[{path}]", *(_line(key, item) for key, item in value.items())]
+        else:
+            yield from _sections(f"{path}.", value)
+
+
+def _line(key: str, value: object) -> str:
+    return f"# {key} is not set" if value is None else f"{_key(key)} = {_value(value)}"
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _value(name)
+
+
+def _value(value: object) -> str:
+    match value:
+        case str():
+            # TOML's escapes are JSON's, and one character more must be escaped.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            pairs = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case _:
+            return repr(value)

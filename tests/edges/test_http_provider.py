@@ -1,0 +1,146 @@
+"""Which of our errors stands for what happened to a request, and what their messages say."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import trio
+
+from creche.core.binding import Binding
+from creche.core.exchange import Answer, Call
+from creche.core.recipe import load_recipe
+from creche.core.task import Job, Task
+from creche.edges.http_provider import HttpProvider
+from creche.edges.upstream import Upstream
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
+from tests.edges.upstream.conftest import provider as server
+from tests.edges.upstream.conftest import saying
+
+SECRET = "sk-verysecret-0123456789"
+DOCUMENT: dict[str, Any] = {
+    "auth": {"Authorization": "Bearer {secret}"},
+    "create": {"url": "/jobs", "id": "/id", "keep": {"poll": "/poll"}},
+    "poll": {"url": "{+keep.poll}", "status": "/status", "statuses": {"processing": ["running"]}},
+}
+TASK = Task(id="t1", algorithm="draw", token="k1", accepted_at=0.0, input=msgspec.Raw(b"{}"))
+JOB = Job("j1", {"poll": "http://api.example/jobs/j1"})
+
+
+class Scripted:
+    """A transport on which every call ends as it is told."""
+
+    def __init__(self, end: Answer | Exception) -> None:
+        self._end = end
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:  # noqa: ARG002 - as of any transport
+        await trio.lowlevel.checkpoint()
+        if isinstance(self._end, Exception):
+            raise self._end
+        return self._end
+
+
+def provider_over(transport: Any, base: str = "http://api.example") -> HttpProvider:  # noqa: ANN401 - any transport
+    binding = Binding(load_recipe("example", DOCUMENT, "example.toml"), base=base, params={}, secret=SECRET)
+    return HttpProvider(binding, transport, timeout_s=5.0)
+
+
+async def failure(request: Callable[[], Awaitable[object]]) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await request()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "of_a_create", "of_a_poll"),
+    [
+        (httpx2.ConnectError, Outage, Outage),
+        (httpx2.ConnectTimeout, Outage, Outage),
+        (httpx2.PoolTimeout, Outage, Outage),
+        (httpx2.UnsupportedProtocol, CreateRefused, AnswerError),
+        (httpx2.InvalidURL, CreateRefused, AnswerError),
+        (httpx2.LocalProtocolError, CreateRefused, AnswerError),
+        (httpx2.WriteError, CreateUncertain, Outage),
+        (httpx2.WriteTimeout, CreateUncertain, Outage),
+        (httpx2.ReadError, CreateUncertain, Outage),
+        (httpx2.ReadTimeout, CreateUncertain, Outage),
+        (httpx2.RemoteProtocolError, CreateUncertain, AnswerError),
+        (httpx2.DecodingError, CreateUncertain, AnswerError),
+    ],
+)
+async def test_every_error_of_the_transport_has_its_meaning(
+    error: Callable[[str], Exception], of_a_create: type[ProviderError], of_a_poll: type[ProviderError]
+) -> None:
+    """A create asks whether a byte was sent, a poll whether the provider is away; the words are the transport's."""
+    provider = provider_over(Scripted(error("in plain words")))
+    create = await failure(lambda: provider.create(TASK))
+    poll = await failure(lambda: provider.poll(JOB))
+    assert (type(create), type(poll)) == (of_a_create, of_a_poll)
+    assert str(create) == str(poll) == "http://api.example: in plain words"
+
+
+@pytest.mark.parametrize(("error", "answered"), [(httpx2.ReadError, False), (httpx2.RemoteProtocolError, True)])
+async def test_an_uncertain_create_tells_whether_it_was_answered(
+    error: type[httpx2.HTTPError], *, answered: bool
+) -> None:
+    """What is no answer of HTTP was one all the same: the provider is there."""
+    exc = await failure(lambda: provider_over(Scripted(error("x"))).create(TASK))
+    assert isinstance(exc, CreateUncertain)
+    assert exc.answered is answered
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"])
+async def test_a_provider_that_hangs_up_is_away(said: bytes) -> None:
+    """A balancer that restarts, a worker that dies: no poll counts against the task, no create is known to be lost."""
+    async with server(saying(said)) as origin:
+        provider = provider_over(Upstream(), origin)
+        poll = await failure(lambda: provider.poll(Job("j1", {"poll": f"{origin}/j1"})))
+        create = await failure(lambda: provider.create(TASK))
+    assert (type(poll), type(create)) == (Outage, CreateUncertain)
+    assert str(poll).startswith(f"{origin}: the provider closed the connection ")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h?sig=SIGNATURE", "https://h: "),
+        ("https://user:PASSWORD@h/x", "https://h: "),
+        ("HTTPS://h:8443/PATH#X", "https://h:8443: "),
+        ("http://[::1]:80/", "http://[::1]:80: "),
+        (f"{SECRET}-token", ""),
+        (f"{SECRET}://h/", ""),
+        (f"http://{SECRET}.example/", "http://***.example: "),
+        ("http://h:port/", ""),
+        ("http://[", ""),
+        ("http://a b/", ""),
+    ],
+)
+async def test_of_a_url_only_the_origin_is_shown(url: str, shown: str) -> None:
+    """Paths, queries and names of users may be secret; what has no origin is not shown at all."""
+    provider = provider_over(Scripted(httpx2.ReadError("broke")))
+    assert str(await failure(lambda: provider.poll(Job("j1", {"poll": url})))) == f"{shown}broke"
+
+
+@pytest.mark.parametrize("url", [f"{SECRET}-token", f"{SECRET}://h/", f"http://[{SECRET}/", "http://h:port/"])
+async def test_a_url_that_cannot_be_asked_is_not_repeated(url: str) -> None:
+    """Not even in part."""
+    exc = await failure(lambda: provider_over(Upstream()).poll(Job("j1", {"poll": url})))
+    assert isinstance(exc, AnswerError)
+    assert not any(part in str(exc) for part in (SECRET, SECRET[:8], "port/"))
+
+
+async def test_the_words_of_a_transport_are_redacted_too() -> None:
+    """They may quote a header of the answer; a long quotation is cut after the secret went."""
+    error = httpx2.DecodingError(f"content encoding '{'x' * 280}Bearer {SECRET}'\nmore")
+    exc = await failure(lambda: provider_over(Scripted(error)).poll(JOB))
+    assert "sk-" not in str(exc)
+    assert len(str(exc)) < 400
+
+
+async def test_an_error_without_words_has_some() -> None:
+    """Never an empty note."""
+    exc = await failure(lambda: provider_over(Scripted(httpx2.ReadTimeout(""))).poll(JOB))
+    assert str(exc) == "http://api.example: the request failed"
