@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from contenders import CRECHE, FOR_EVER, POLL_EVERY_S
 from load import Listeners, load, part, post
 from machine import Cost, each, wait_for
-from minders import Pace, Setting, measure, wait_until_all_polled
+from minders import SATURATED, Pace, Setting, measure, wait_until_all_polled
 from report import Figure, Missing, Report, say
 from stage import Stage, tls_is_missing
 
@@ -91,6 +91,9 @@ def listeners(report: Report, sizes: Sizes, pace: Pace) -> None:
         daemon.submit({"run_ms": run_ms} for run_ms in runs_ms)
         heard = crowd.hear(sizes.outcomes, within_s=pace.patience_s + 2 * sizes.outcomes / sizes.outcomes_per_s)
         crowd.close()
+    say(f"{at}: hearing them took {100 * crowd.busy:.0f} % of a core")
+    if crowd.busy > SATURATED:
+        report.missing.append(Missing("outcome to listeners", "the listeners' side was too slow; figures are too high"))
     wanted = sizes.outcomes * sizes.listeners
     if len(heard) < wanted:
         report.missing.append(Missing("outcomes", f"{wanted - len(heard)} of {wanted} were not heard in time"))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from machine import ROOT, Child
+from machine import ROOT, BenchError, Child
 from stage import BENCH, Stage, build
 
 PEERS = BENCH / "peers"
@@ -15,6 +15,7 @@ PEERS_PYTHON = ROOT / ".venvs/bench/bin/python"
 FOR_EVER = {"prompt": "a heron"}
 POLL_EVERY_S = 3.0
 STEPS = 30
+START_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def _start_creche(stage: Stage, tasks: int) -> Child:
     daemon = stage.daemon()
     began = time.monotonic()
     for step in range(STEPS):
+        if time.monotonic() > began + START_LIMIT_S:
+            raise BenchError(f"took {tasks * step // STEPS} of {tasks} tasks within {START_LIMIT_S:g} s, no more")
         time.sleep(max(0.0, began + POLL_EVERY_S * step / STEPS - time.monotonic()))
         daemon.submit(FOR_EVER for _ in range(tasks * step // STEPS, tasks * (step + 1) // STEPS))
     return daemon.process

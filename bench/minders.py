@@ -13,6 +13,9 @@ from machine import BenchError, each, wait_for
 from report import Figure, Missing, Report, say
 from stage import Stage, tls_is_missing
 
+SATURATED = 0.9
+"""Whoever uses this much of a core may be the one that others wait for."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,11 +70,13 @@ def measure(contender: Contender, setting: Setting, pace: Pace) -> Run:
             child.check()
             time.sleep(0.1)
         time.sleep(pace.warm_s)
-        books, cost, began = stage.books(), child.cost(), time.monotonic()
+        books, cost, began, provider_s = stage.books(), child.cost(), time.monotonic(), stage.provider.cost().cpu_s
         time.sleep(pace.seconds)
         # One who came to all of few jobs in a crowd may have none to ask about in a short time.
         wait_for(lambda: stage.books()["polls"] > books["polls"], "a poll", within_s=pace.patience_s)
         after, spent, took_s = stage.books(), child.cost(), time.monotonic() - began
+        if stage.provider.cost().cpu_s - provider_s > SATURATED * took_s:
+            raise BenchError("the provider could not keep up: nothing was measured but it")
         waits = _difference(books["waits"], after["waits"])
         return Run(
             seconds=took_s,

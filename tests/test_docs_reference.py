@@ -21,10 +21,10 @@ from creche.cli import Exit
 from creche.cli.app import COMMANDS, app
 from creche.core import wire
 from creche.core.document import Table
+from creche.core.histogram import Histogram
 from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
-from creche.core.histogram import Histogram
 from creche.core.task import Outcome, Status
 from creche.edges import api, stream
 from creche.edges.api_routes import Route

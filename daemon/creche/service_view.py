@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 
+import msgspec
 from loguru import logger
 
 from creche import __version__
@@ -21,7 +22,7 @@ from creche.engine.supervisor import Supervisor
 from creche.errors import ConfigError
 from creche.service_parts import algorithms_of
 
-RELOADABLE = frozenset({"algorithms", "source"})
+RELOADABLE = frozenset({"algorithms", "deadline_s", "source"})
 """Everything else needs a restart, which costs no task anything."""
 
 
@@ -54,7 +55,7 @@ class View:
 
     def summary(self) -> str:
         """One line for systemd and the log."""
-        return f"minding {sum(self._supervisor.counts().values())} tasks, {len(self._stream)} listeners"
+        return f"tasks: {sum(self._supervisor.counts().values())}, listeners: {len(self._stream)}"
 
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
@@ -73,8 +74,9 @@ class View:
         if changed:
             logger.warning("changed, but only a restart puts it in force: {}", ", ".join(changed))
         self._supervisor.reload(algorithms)
-        self._config = config
-        logger.info("reloaded: {} algorithms", len(config.algorithms))
+        # The rest stays as it is in force, and so is told again by the next reload.
+        self._config = msgspec.structs.replace(self._config, algorithms=config.algorithms, deadline_s=config.deadline_s)
+        logger.info("reloaded, algorithms: {}", ", ".join(config.algorithms) or "none")
 
     def status(self) -> wire.StatusOut:
         """For `GET /v1/status`."""

@@ -179,7 +179,7 @@ async def test_a_write_that_must_not_be_lost_waits_for_the_store(bench: Bench, a
     """It is tried again until it is written, once."""
     bench.store.broken = True
     async with trio.open_nursery() as writers:
-        writers.start_soon(bench.journal.write_surely, lambda: Save(a_task("t1")))
+        writers.start_soon(bench.journal.save_surely, lambda: a_task("t1"))
         await trio.sleep(30)
         assert bench.store.commits == []
         bench.store.broken = False
@@ -194,7 +194,7 @@ async def test_a_failed_note_does_not_come_back_after_a_newer_save(bench: Bench,
     bench.journal.note(a_task("t1", "older"))
     await trio.testing.wait_all_tasks_blocked()
     async with trio.open_nursery() as writers:
-        writers.start_soon(bench.journal.write_surely, lambda: Save(a_task("t1", "newer")))
+        writers.start_soon(bench.journal.save_surely, lambda: a_task("t1", "newer"))
         await trio.testing.wait_all_tasks_blocked()
         bench.gate.set()
         await trio.testing.wait_all_tasks_blocked()

@@ -163,7 +163,8 @@ class Api:
         logger.info("{} tasks of {} accepted from pid {}, uid {}", new, len(lines), peer.pid, peer.uid)
         answers = iter(accepted)
         rows = (next(answers) if isinstance(line, wire.TaskIn) else line for line in decoded)
-        body = b"".join(_line(self._row(row)) for row in rows)
+        # Ten thousand keys that were seen before would bring ten thousand results, at once and in memory.
+        body = b"".join(_line(_without_result(self._row(row))) for row in rows)
         return Response(status=200, body=body, content_type="application/x-ndjson")
 
     def _row(self, row: Accepted | CrecheError) -> wire.TaskOut | wire.Problem:
@@ -247,10 +248,13 @@ def _json(value: object, *, status: int = 200, headers: tuple[tuple[str, str], .
     return Response(status=status, body=msgspec.json.encode(value), headers=headers)
 
 
-def _line(value: object) -> bytes:
-    """One line of NDJSON. A result is passed on as the provider wrote it, which may be over many lines."""
-    encoded = msgspec.json.encode(value)
-    return (msgspec.json.format(encoded, indent=-1) if b"\n" in encoded else encoded) + b"\n"
+def _without_result(row: wire.TaskOut | wire.Problem) -> wire.TaskOut | wire.Problem:
+    return msgspec.structs.replace(row, result=None) if isinstance(row, wire.TaskOut) else row
+
+
+def _line(value: wire.TaskOut | wire.Problem) -> bytes:
+    """One line of NDJSON."""
+    return msgspec.json.encode(value) + b"\n"
 
 
 def _status_of(error: CrecheError) -> int:

@@ -43,7 +43,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX tasks_algorithm ON tasks (algorithm)",
         "CREATE INDEX tasks_user ON tasks (user) WHERE user IS NOT NULL",
         "CREATE INDEX tasks_status ON tasks (status)",
-        "CREATE INDEX tasks_settled_at ON tasks (settled_at, seq) WHERE settled_at IS NOT NULL",
         """CREATE TABLE inputs (
             pos INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE,
             input BLOB NOT NULL
@@ -56,8 +55,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX labels_value ON labels (name, value, pos)",
     ),
-    # Retention goes by the order of the feed.
-    ("DROP INDEX tasks_settled_at",),
 )
 """Each brings a store from the version before to its own number, counted from 1. Released ones are never edited."""
 

@@ -17,7 +17,6 @@ from creche.core.polling import error_wait_s, outcome_of
 from creche.core.reading import Reading
 from creche.core.task import Cancelled, Failed, Job, Outcome, Status
 from creche.engine.live import LiveTask, Tools
-from creche.engine.ports import Save
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
 
 
@@ -91,7 +90,7 @@ class _Creation:
             self._hopeless = not error.in_progress
         elif not self._uncertain:
             live.change(rules.put_back(live.task, str(error)))
-            await tools.journal.write_surely(lambda: Save(live.task))
+            await tools.journal.save_surely(lambda: live.task)
         live.stumble(error, self._failures)
         if self._may_repeat() or not self._uncertain:
             every_s = live.algorithm.rhythm.every_s
@@ -116,7 +115,7 @@ class _Creation:
         live, tools = self._live, self._tools
         live.change(rules.begin_create(live.task))
         try:
-            await tools.journal.write_surely(lambda: Save(live.task))
+            await tools.journal.save_surely(lambda: live.task)
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             if not self._uncertain:
@@ -147,7 +146,7 @@ class _Creation:
         # In the log first: should the store fail for good, this line is all that tells of the job.
         log = logger.bind(task=live.task.id, algorithm=live.algorithm.name, job=reading.job)
         log.info("{}: job {} created", live.task.id, reading.job)
-        await tools.journal.write_surely(lambda: Save(live.task))
+        await tools.journal.save_surely(lambda: live.task)
         if reading.status.running or reading.to_fetch:
             return None
         return outcome_of(reading, live.task.cancel_reason)
@@ -156,6 +155,6 @@ class _Creation:
         """Leave the decision to a person."""
         live = self._live
         live.change(rules.park_unknown(live.task, note))
-        await self._tools.journal.write_surely(lambda: Save(live.task))
+        await self._tools.journal.save_surely(lambda: live.task)
         log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
         log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)

@@ -17,7 +17,7 @@ import trio
 from loguru import logger
 
 from creche.core.task import Task
-from creche.engine.ports import Save, Store, Write, Written
+from creche.engine.ports import Save, Settle, Store, Write, Written
 from creche.errors import CrecheError, StoreUnavailable
 
 T = TypeVar("T")
@@ -109,25 +109,30 @@ class Journal:
             await pending.done.wait()
         return [pending.answer for pending in pendings]
 
-    async def write_surely(
-        self, write: Callable[[], Write], *, then: Callable[[Written], None] | None = None
-    ) -> Written:
-        """As `write`, but while the store is unavailable try again: the task waits in memory, nothing is given up.
+    async def save_surely(self, record: Callable[[], Task]) -> None:
+        """Save a task; while the store is unavailable try again: it waits in memory, nothing is given up.
 
-        Each try asks `write` for what is to be written now: an old record must not overwrite what came meanwhile.
+        Each try asks `record` for what is to be written now: an old state must not overwrite what came meanwhile.
+        Cancelled (the daemon stops), what the task has learned is still tried while the journal closes.
         """
         try:
-            while True:
-                try:
-                    return await self.write(write(), then=then)
-                except StoreUnavailable:
-                    await trio.sleep(RETRY_EVERY_S)
+            await self._write_surely(lambda: Save(record()), None)
         except trio.Cancelled:
-            # The daemon stops. What a task has learned is still tried while the journal closes.
-            last = write()
-            if isinstance(last, Save):
-                self.note(last.task)
+            self.note(record())
             raise
+
+    async def settle_surely(self, record: Callable[[], Task], *, then: Callable[[Written], None]) -> None:
+        """Settle a task, likewise. Cancelled while the store fails, the task stays unfinished for the next start."""
+        await self._write_surely(lambda: Settle(record()), then)
+
+    async def _write_surely(self, write: Callable[[], Write], then: Callable[[Written], None] | None) -> None:
+        while True:
+            try:
+                await self.write(write(), then=then)
+            except StoreUnavailable:
+                await trio.sleep(RETRY_EVERY_S)
+            else:
+                return
 
     def note(self, task: Task) -> None:
         """Save soon what is nice to find after a restart but need not be waited for; of several notes the last

@@ -311,8 +311,8 @@ class Supervisor:
         now = self._tools.wall()
         try:
             # Made anew for every try: a cancel that was answered meanwhile belongs to it.
-            await self._tools.journal.write_surely(
-                lambda: Settle(rules.settle(live.task, outcome, now)), then=partial(self._settled, live)
+            await self._tools.journal.settle_surely(
+                lambda: rules.settle(live.task, outcome, now), then=partial(self._settled, live)
             )
         except IllegalMove:
             logger.exception("{}: cannot be settled", live.task.id)
