@@ -205,17 +205,18 @@ def storm(report: Report, sizes: Sizes, pace: Pace) -> None:
 
 
 def _storm(tasks: int, pace: Pace, *, per_s: int | None) -> tuple[float, int, float]:
-    """Most memory in MiB, most connections, seconds from the last submit until a round was polled in its time."""
+    """Most memory in MiB, most connections, seconds from the first submit until the first round that was polled in time."""
     round_s = POLL_EVERY_S + 0.15
     with Stage(latency_ms=150, tls=True) as stage:
         daemon = stage.daemon()
+        began = time.monotonic()
         if per_s is None:
             daemon.submit(FOR_EVER for _ in range(tasks))
         else:
             for _ in range(0, tasks, per_s // 4):
                 daemon.submit(FOR_EVER for _ in range(per_s // 4))
                 time.sleep(0.25)
-        began, seen = time.monotonic(), [(time.monotonic(), stage.books()["polls"])]
+        seen = [(time.monotonic(), stage.books()["polls"])]
         memory = [daemon.process.cost()]
 
         def keeps_pace() -> bool:

@@ -7,7 +7,7 @@
  * POST /mark begins some anew.
  *   polls, creates      since the start
  *   seen                jobs polled since the mark
- *   open, peak          connections: now, and the most since the mark
+ *   open, peak          connections that asked about jobs: now, and the most since the mark
  *   waits               [[ms, count], ...]: time from a job's answer to its next poll, in steps of 10 ms
  * Without libssl it is compiled without -DTLS and knows plain HTTP only.
  */
@@ -34,7 +34,7 @@ enum { JOBS = 1 << 20, STEPS = 6000, STEP_MS = 10, IN_BYTES = 16384, PENDING = 1
 
 struct job { double answered, end; uint32_t mark; };
 struct connection {
-    int fd, filled, shaken, length;
+    int fd, filled, shaken, counted;
     uint32_t generation;
     char in[IN_BYTES];
 #ifdef TLS
@@ -65,7 +65,7 @@ static void fail(const char *what) {
 
 static void hang_up(struct connection *c) {
     connections[c->fd] = NULL;
-    open_now--;
+    open_now -= c->counted;
 #ifdef TLS
     if (c->ssl) SSL_free(c->ssl);
 #endif
@@ -107,6 +107,10 @@ static int tell_stats(struct connection *c) {
 
 static void answer_later(struct connection *c, int status, long job, double at) {
     if (head - tail == PENDING) fail("too many requests at once");
+    if (!c->counted) {
+        c->counted = 1;
+        if (++open_now > open_peak) open_peak = open_now;
+    }
     ring[head++ % PENDING] = (struct answer){at + latency, c->fd, c->generation, status, job};
 }
 
@@ -223,7 +227,6 @@ static void welcome(int listener) {
         }
 #endif
         connections[fd] = c;
-        if (++open_now > open_peak) open_peak = open_now;
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
         if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event)) fail("epoll_ctl");
     }
