@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from contenders import CRECHE, FOR_EVER, POLL_EVERY_S
 from load import Listeners, load, part, post
 from machine import Cost, each, wait_for
-from minders import SATURATED, Pace, Setting, measure, wait_until_all_polled
+from minders import KEEPS_PACE, SATURATED, Pace, Setting, measure, wait_until_all_polled
 from report import Figure, Missing, Report, say
 from stage import Stage, tls_is_missing
 
@@ -205,7 +205,7 @@ def storm(report: Report, sizes: Sizes, pace: Pace) -> None:
 
 
 def _storm(tasks: int, pace: Pace, *, per_s: int | None) -> tuple[float, int, float]:
-    """Most memory in MiB, most connections, seconds from the first submit until the first round that was polled in time."""
+    """Most memory in MiB, most connections, seconds from the first submit to the first round that was polled in time."""
     round_s = POLL_EVERY_S + 0.15
     with Stage(latency_ms=150, tls=True) as stage:
         daemon = stage.daemon()
@@ -224,7 +224,7 @@ def _storm(tasks: int, pace: Pace, *, per_s: int | None) -> tuple[float, int, fl
             now, polls = time.monotonic(), stage.books()["polls"]
             seen.append((now, polls))
             then, polls_then = next(entry for entry in reversed(seen) if entry[0] <= max(now - round_s, seen[0][0]))
-            return now - then >= round_s and polls - polls_then >= 0.95 * tasks * (now - then) / round_s
+            return now - then >= round_s and polls - polls_then >= KEEPS_PACE * tasks * (now - then) / round_s
 
         wait_for(keeps_pace, "polls keep their pace", within_s=pace.patience_s + 60, step_s=0.2)
         on_time_s = time.monotonic() - began - round_s

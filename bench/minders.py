@@ -16,6 +16,9 @@ from stage import Stage, tls_is_missing
 SATURATED = 0.9
 """Whoever uses this much of a core may be the one that others wait for."""
 
+KEEPS_PACE = 0.95
+"""The part of the polls that are due."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -36,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how often it is measured. `warm_s` passes after all tasks were polled once."""
+    """How long and how often it is measured. Before, each task was polled once and polls kept their pace for `warm_s`."""
 
     seconds: float
     runs: int
@@ -69,7 +72,7 @@ def measure(contender: Contender, setting: Setting, pace: Pace) -> Run:
         while stage.books()["seen"] < setting.tasks and time.monotonic() < until:
             child.check()
             time.sleep(0.1)
-        time.sleep(pace.warm_s)
+        _warm_up(stage, setting, pace)
         books, cost, began, provider_s = stage.books(), child.cost(), time.monotonic(), stage.provider.cost().cpu_s
         time.sleep(pace.seconds)
         # One who came to all of few jobs in a crowd may have none to ask about in a short time.
@@ -86,6 +89,17 @@ def measure(contender: Contender, setting: Setting, pace: Pace) -> Run:
             wait_p50_s=_quantile(waits, 0.5),
             wait_p99_s=_quantile(waits, 0.99),
         )
+
+
+def _warm_up(stage: Stage, setting: Setting, pace: Pace) -> None:
+    """Until polls keep their pace: over TLS, for one, whoever has no connections yet needs a while. Or patience ends."""
+    until = time.monotonic() + pace.patience_s
+    keeps_pace = pace.warm_s == 0
+    while not keeps_pace and time.monotonic() < until:
+        polls, began = stage.books()["polls"], time.monotonic()
+        time.sleep(pace.warm_s)
+        rate = (stage.books()["polls"] - polls) / (time.monotonic() - began)
+        keeps_pace = rate >= KEEPS_PACE * setting.due_per_s
 
 
 def compare(

@@ -66,7 +66,7 @@ def test_listeners_get_all_that_was_published(start_daemon: StartDaemon, listen:
     """In the midst of a stream of outcomes, whatever is in the feed at the stop has reached the listener."""
     daemon = start_daemon()
     with listen(daemon.tcp_url) as listener:
-        daemon.submit_many(300, run_s=0.5, spread_s=0.5)
+        daemon.submit_many(300, run_s=0.5, spread_s=3)
         listener.hears(50)
         daemon.stop()
         stopped_at = time.time()
