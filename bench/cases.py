@@ -205,7 +205,7 @@ def storm(report: Report, sizes: Sizes, pace: Pace) -> None:
 
 
 def _storm(tasks: int, pace: Pace, *, per_s: int | None) -> tuple[float, int, float]:
-    """Most memory in MiB, most connections, seconds from the first submit to the first round that was polled in time."""
+    """Most memory in MiB, most connections, seconds from the first submit to the first round polled in time."""
     round_s = POLL_EVERY_S + 0.15
     with Stage(latency_ms=150, tls=True) as stage:
         daemon = stage.daemon()

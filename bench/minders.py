@@ -39,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how often it is measured. Before, each task was polled once and polls kept their pace for `warm_s`."""
+    """How long and how often it is measured, once each task was polled and polls kept their pace for `warm_s`."""
 
     seconds: float
     runs: int
@@ -92,7 +92,7 @@ def measure(contender: Contender, setting: Setting, pace: Pace) -> Run:
 
 
 def _warm_up(stage: Stage, setting: Setting, pace: Pace) -> None:
-    """Until polls keep their pace: over TLS, for one, whoever has no connections yet needs a while. Or patience ends."""
+    """Until polls keep their pace, or patience ends: over TLS whoever has no connections yet needs a while."""
     until = time.monotonic() + pace.patience_s
     keeps_pace = pace.warm_s == 0
     while not keeps_pace and time.monotonic() < until:
