@@ -1,8 +1,11 @@
-"""How the property tests run; and an engine on a simulated clock which can be stopped, crashed and started again."""
+"""How the property tests run; an engine on a simulated clock which can be stopped, crashed and started again;
+and providers for it, with what they were asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +17,8 @@ from loguru import logger
 from trio._core import _run as trio_run
 
 from creche.core.polling import Rhythm
-from creche.core.task import Status, Task
+from creche.core.reading import JobStatus, Reading
+from creche.core.task import Job, Status, Task
 from creche.core.wire import TaskIn
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
@@ -23,7 +27,8 @@ from creche.engine.ports import Heartbeats, Provider
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
 from creche.engine.timetable import Timetable
-from creche.testing import MemoryStore
+from creche.errors import ProviderError
+from creche.testing import FakeProvider, MemoryStore
 
 # The same examples every time, and no deadline that a busy machine could miss.
 settings.register_profile("creche", deadline=None, derandomize=True, max_examples=60, stateful_step_count=30)
@@ -178,6 +183,80 @@ class Engine:
         found = self.supervisor.live_task(task_id)
         assert found is not None, f"{task_id} is not live"
         return found[1].condition
+
+
+class Lasting(FakeProvider):
+    """Its jobs run for a while each; `running` are those that exist now, `most` how many there ever were at once."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.ends: dict[str, float] = {}
+        self.created: list[str] = []
+        self.most = 0
+
+    async def create(self, task: Task) -> Reading:
+        """Make a job that ends by itself."""
+        self.ends[f"job-{task.id}"] = trio.current_time() + self.seconds
+        self.created.append(task.id)
+        self.most = max(self.most, len(self.running))
+        return await super().create(task)
+
+    async def poll(self, job: Job) -> Reading:
+        """Running, until it ends."""
+        await super().poll(job)
+        if job.id in self.running:
+            return Reading(status=JobStatus.PROCESSING)
+        return Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b"7"))
+
+    async def cancel(self, job: Job) -> bool:
+        """End it now."""
+        self.ends[job.id] = trio.current_time()
+        return await super().cancel(job)
+
+    @property
+    def running(self) -> list[str]:
+        """The jobs that run now."""
+        return [job for job, ends in self.ends.items() if trio.current_time() < ends]
+
+
+async def submit_all(engine: Engine, task_ids: Sequence[str], priority: int = 0) -> None:
+    """Submit one after the other."""
+    for task_id in task_ids:
+        await engine.submit(task_id, priority=priority)
+
+
+async def settle_all(engine: Engine, task_ids: Sequence[str]) -> list[Task]:
+    """Wait for all."""
+    return [await engine.at_rest(task_id) for task_id in task_ids]
+
+
+def until(at_s: float, before: Reading | ProviderError, then: Reading) -> FakeProvider:
+    """A provider that says one thing before a time and another from then on."""
+
+    async def answer(_: Job) -> Reading:
+        said = before if trio.current_time() < at_s else then
+        if isinstance(said, ProviderError):
+            raise said
+        return said
+
+    return FakeProvider(poll=[answer])
+
+
+def count(provider: FakeProvider, method: str) -> int:
+    """How often a method was called."""
+    return sum(call.method == method for call in provider.calls)
+
+
+def times(provider: FakeProvider, method: str = "poll") -> list[float]:
+    """When a method was called, in seconds since the start, to the tick."""
+    return [round(call.at, 1) for call in provider.calls if call.method == method]
+
+
+def waits(provider: FakeProvider, method: str = "poll") -> list[float]:
+    """The seconds between two calls of a method."""
+    at = times(provider, method)
+    return [round(after - before, 1) for before, after in pairwise(at)]
 
 
 @pytest.fixture
