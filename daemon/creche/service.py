@@ -60,9 +60,6 @@ def run(path: Path | None) -> int:
     logs.configure(level=config.log.level, format=config.log.format)
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     faults: list[Exception] = []
-    for number in SIGNALS:
-        # This holds when no receiver is open: a second SIGTERM must not make a stop that is done look like a failure.
-        signal.signal(number, signal.SIG_IGN)
     try:
         trio.run(_serve_until_signalled, config, notifier, take_sockets(os.environ))
     except* StartError as group:
@@ -74,29 +71,26 @@ def run(path: Path | None) -> int:
 
 async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: list[int]) -> None:
     stop = trio.Event()
-    with trio.open_signal_receiver(*SIGNALS) as received:
-        async with trio.open_nursery() as nursery:
-
-            async def serve_to_the_end(*, task_status: trio.TaskStatus[View]) -> None:
-                await serve(config, stop, inherited, task_status=task_status)
-                nursery.cancel_scope.cancel()
-
-            view: View = await nursery.start(serve_to_the_end)
+    for number in SIGNALS:
+        # What holds again once the receiver is closed: the kernel drops what comes during a stop, which is bounded
+        # anyway. To receive and ignore it would not do: in a flood Python's handlers nest until they break.
+        signal.signal(number, signal.SIG_IGN)
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(*SIGNALS) as received:
+            view: View = await nursery.start(serve, config, stop, inherited)
             # What is alive now stays: the collector need not walk through it again and again (design §10).
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
             notifier.ready(view.summary())
-            async for number in received:
-                if stop.is_set():
-                    continue  # a stop is bounded, and hurrying it would only lose what it writes
-                if number != signal.SIGHUP:
-                    notifier.stopping()
-                    stop.set()
-                    continue
+            async for received_number in received:
+                if received_number != signal.SIGHUP:
+                    break
                 notifier.reloading()
                 view.reload()
                 notifier.ready(view.summary())
+        notifier.stopping()
+        stop.set()
 
 
 async def serve(

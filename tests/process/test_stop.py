@@ -46,7 +46,7 @@ def test_ctrl_c_is_a_stop(start_daemon: StartDaemon) -> None:
 
 
 def test_signals_during_a_stop_change_nothing(start_daemon: StartDaemon, eventually: Callable[..., Any]) -> None:
-    """Neither impatience nor a late SIGHUP makes a failure of a stop."""
+    """Neither impatience nor a late SIGHUP makes a failure of a stop, up to the last moment of the process."""
     signals = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
     daemon = start_daemon()
     with socket.socket(socket.AF_UNIX) as client:
@@ -58,6 +58,9 @@ def test_signals_during_a_stop_change_nothing(start_daemon: StartDaemon, eventua
         for number in signals:
             daemon.signal(number)
         assert daemon.process.poll() is None
+    while daemon.process.poll() is None:
+        for number in signals:
+            daemon.signal(number)
     assert daemon.wait(10) == 0
     assert not any("reloaded" in message for message in daemon.logged("info"))
 
