@@ -7,6 +7,7 @@ streams and a Python parser cost. Errors are httpx2's, so that every transport o
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -22,6 +23,9 @@ from creche.edges.upstream_addresses import Address
 
 STAGGER_S = 0.25
 """How long one address may take before the next is tried beside it (RFC 8305, section 5)."""
+
+FULL_PAUSE_S = 0.02
+"""How long to wait before a Unix socket whose listener has a full queue is tried again."""
 
 RECEIVE_BYTES = 65536
 """Read at once. More than the 16 KiB of a TLS record, so that after a read nothing is left inside the TLS layer,
@@ -110,7 +114,7 @@ class AnswerReader:
         self._header_bytes += len(name) + len(value) + 4
         # What comes after the body, as a trailer, must not pass for a header: nobody looked at it before the body.
         if not self._headers_complete:
-            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self._headers[_header_name(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self._status = self._parser.get_status_code()
@@ -138,15 +142,21 @@ class AnswerReader:
             self.keep_alive = self._parser.should_keep_alive()
 
 
-class Connection:
-    """A connection that carries one exchange at a time. `idle_since` belongs to whoever keeps it."""
+class Expired(Exception):
+    """The exchange was ended by `Connection.expire`."""
 
-    __slots__ = ("_reader", "_socket", "idle_since", "sending")
+
+class Connection:
+    """A connection that carries one exchange at a time. `idle_since` and `deadline` belong to whoever keeps it."""
+
+    __slots__ = ("_expired", "_reader", "_socket", "deadline", "idle_since", "sending")
 
     def __init__(self, connected: socket.socket, reader: AnswerReader) -> None:
         self._socket = connected
         self._reader = reader
+        self._expired = False
         self.idle_since = 0.0
+        self.deadline = 0.0
         self.sending = False
         """Whether a part of the request has not been taken by the kernel yet."""
 
@@ -175,11 +185,17 @@ class Connection:
         self._socket.close()
         self._reader.close()
 
+    def expire(self) -> None:
+        """End the exchange under way, which then raises `Expired`: shut down, the socket wakes whoever waits for it."""
+        self._expired = True
+        with contextlib.suppress(OSError):  # the provider was faster
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # without the farewell of TLS, which could block
+
     async def exchange(self, request: bytes, *, body_expected: bool) -> Answer:
         """Send a whole request, return the whole answer, which may come before the request is through.
 
-        Raises `httpx2.WriteError`, `ReadError`, `RemoteProtocolError`, `DecodingError`. After an error or cancellation
-        `reusable` tells whether the connection is good for more than closing.
+        Raises `Expired`, `httpx2.WriteError`, `ReadError`, `RemoteProtocolError`, `DecodingError`. After an error or
+        cancellation `reusable` tells whether the connection is good for more than closing.
         """
         reader = self._reader
         reader.expect(body=body_expected)
@@ -200,11 +216,12 @@ class Connection:
 
         Such an error is not the last word: what the provider said before it hung up may still wait to be read.
         """
-        unsent = memoryview(request)
         self.sending = True
+        unsent: bytes | memoryview = request
         while not self._reader.complete:
             try:
-                unsent = unsent[self._socket.send(unsent) :]
+                sent = self._socket.send(unsent)
+                unsent = memoryview(unsent)[sent:] if sent < len(unsent) else b""
             except ssl.SSLWantReadError:
                 await trio.lowlevel.wait_readable(self._socket)
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -218,6 +235,8 @@ class Connection:
         return None
 
     async def _receive(self) -> None:
+        if self._expired:
+            raise Expired
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -282,16 +301,30 @@ async def _connect(address: Address) -> socket.socket:
     with contextlib.ExitStack() as abandoned:
         connecting = abandoned.enter_context(socket.socket(family, socket.SOCK_STREAM))
         connecting.setblocking(False)
-        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            connecting.connect(where)
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(connecting)
-            error = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error)) from None
+        if family == socket.AF_UNIX:
+            await _connect_to_path(connecting, where)
+        else:
+            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                connecting.connect(where)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(connecting)
+                error = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error:
+                    raise OSError(error, os.strerror(error)) from None
         abandoned.pop_all()
     return connecting
+
+
+async def _connect_to_path(connecting: socket.socket, path: tuple[object, ...] | str) -> None:
+    """A Unix socket is connected at once or not at all: where the listener's queue is full, nothing tells of room."""
+    while True:
+        try:
+            connecting.connect(path)
+        except BlockingIOError:
+            await trio.sleep(FULL_PAUSE_S)
+        else:
+            return
 
 
 async def secure(connected: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
@@ -313,6 +346,12 @@ async def secure(connected: socket.socket, context: ssl.SSLContext, host: str) -
                 await trio.lowlevel.wait_writable(secured)
         abandoned.pop_all()
     return secured
+
+
+@functools.lru_cache(maxsize=512)
+def _header_name(name: bytes) -> str:
+    """Providers send the same few names with every answer."""
+    return name.decode("latin-1").lower()
 
 
 def _decode(body: bytes, coding: str, limit_bytes: int) -> bytes:
