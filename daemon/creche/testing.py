@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -15,7 +16,7 @@ import trio
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
-from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
+from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
 T = TypeVar("T")
@@ -207,6 +208,10 @@ class FakeProvider:
         self._note("create", task.id)
         reading = await _play(self._create, Reading(status=JobStatus.WAITING), task)
         return reading if reading.job is not None else msgspec.structs.replace(reading, job=f"job-{task.id}")
+
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return partial(self.poll, job)
 
     async def poll(self, job: Job) -> Reading:
         """The next step of `poll`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -14,7 +15,7 @@ from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
 from creche.core.recipe import load_recipe
 from creche.core.task import Job, Task
-from creche.edges.http_provider import HttpProvider
+from creche.edges.http_provider import HttpProvider, Send
 from creche.edges.upstream import Upstream
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 from tests.edges.upstream.conftest import provider as server
@@ -41,6 +42,9 @@ class Scripted:
         if isinstance(self._end, Exception):
             raise self._end
         return self._end
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Send:
+        return partial(self.send, call, timeout_s=timeout_s)
 
 
 def provider_over(transport: Any, base: str = "http://api.example") -> HttpProvider:  # noqa: ANN401 - any transport
@@ -77,7 +81,7 @@ async def test_every_error_of_the_transport_has_its_meaning(
     """A create asks whether a byte was sent, a poll whether the provider is away; the words are the transport's."""
     provider = provider_over(Scripted(error("in plain words")))
     create = await failure(lambda: provider.create(TASK))
-    poll = await failure(lambda: provider.poll(JOB))
+    poll = await failure(provider.poll_of(JOB))
     assert (type(create), type(poll)) == (of_a_create, of_a_poll)
     assert str(create) == str(poll) == "http://api.example: in plain words"
 
@@ -97,7 +101,7 @@ async def test_a_provider_that_hangs_up_is_away(said: bytes) -> None:
     """A balancer that restarts, a worker that dies: no poll counts against the task, no create is known to be lost."""
     async with server(saying(said)) as origin:
         provider = provider_over(Upstream(), origin)
-        poll = await failure(lambda: provider.poll(Job("j1", {"poll": f"{origin}/j1"})))
+        poll = await failure(provider.poll_of(Job("j1", {"poll": f"{origin}/j1"})))
         create = await failure(lambda: provider.create(TASK))
     assert (type(poll), type(create)) == (Outage, CreateUncertain)
     assert str(poll).startswith(f"{origin}: the provider closed the connection ")
@@ -121,13 +125,13 @@ async def test_a_provider_that_hangs_up_is_away(said: bytes) -> None:
 async def test_of_a_url_only_the_origin_is_shown(url: str, shown: str) -> None:
     """Paths, queries and names of users may be secret; what has no origin is not shown at all."""
     provider = provider_over(Scripted(httpx2.ReadError("broke")))
-    assert str(await failure(lambda: provider.poll(Job("j1", {"poll": url})))) == f"{shown}broke"
+    assert str(await failure(provider.poll_of(Job("j1", {"poll": url})))) == f"{shown}broke"
 
 
 @pytest.mark.parametrize("url", [f"{SECRET}-token", f"{SECRET}://h/", f"http://[{SECRET}/", "http://h:port/"])
 async def test_a_url_that_cannot_be_asked_is_not_repeated(url: str) -> None:
     """Not even in part."""
-    exc = await failure(lambda: provider_over(Upstream()).poll(Job("j1", {"poll": url})))
+    exc = await failure(provider_over(Upstream()).poll_of(Job("j1", {"poll": url})))
     assert isinstance(exc, AnswerError)
     assert not any(part in str(exc) for part in (SECRET, SECRET[:8], "port/"))
 
@@ -135,12 +139,12 @@ async def test_a_url_that_cannot_be_asked_is_not_repeated(url: str) -> None:
 async def test_the_words_of_a_transport_are_redacted_too() -> None:
     """They may quote a header of the answer; a long quotation is cut after the secret went."""
     error = httpx2.DecodingError(f"content encoding '{'x' * 280}Bearer {SECRET}'\nmore")
-    exc = await failure(lambda: provider_over(Scripted(error)).poll(JOB))
+    exc = await failure(provider_over(Scripted(error)).poll_of(JOB))
     assert "sk-" not in str(exc)
     assert len(str(exc)) < 400
 
 
 async def test_an_error_without_words_has_some() -> None:
     """Never an empty note."""
-    exc = await failure(lambda: provider_over(Scripted(httpx2.ReadTimeout(""))).poll(JOB))
+    exc = await failure(provider_over(Scripted(httpx2.ReadTimeout(""))).poll_of(JOB))
     assert str(exc) == "http://api.example: the request failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Succeeded, Task
 from creche.engine.feed import OLDEST
+from creche.engine.ports import Poll
 from creche.errors import Outage
 from creche.testing import FakeProvider
 from tests.engine.conftest import Engine, count
@@ -118,6 +120,10 @@ class Ledger:
             self.owners[task.id] += 1
         await self._io()
         return msgspec.structs.replace(MADE, job=job)
+
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return partial(self.poll, job)
 
     async def poll(self, job: Job) -> Reading:
         await self._io()

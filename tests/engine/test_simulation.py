@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Failed, Job, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.core.wire import ResolveIn, TaskIn
 from creche.engine.feed import OLDEST
+from creche.engine.ports import Poll
 from creche.errors import (
     AnswerError,
     CreateRefused,
@@ -116,6 +118,10 @@ class World:
             raise self._chance.choice([CreateUncertain("lost"), AnswerError("500")])
         await trio.sleep(self._chance.uniform(0.01, 1.0))
         return msgspec.structs.replace(self._reading(known), job=known)
+
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return partial(self.poll, job)
 
     async def poll(self, job: Job) -> Reading:
         """How the job is."""

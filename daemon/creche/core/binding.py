@@ -73,6 +73,10 @@ class Binding:
         self.redaction = Redaction(secret, [value for _, value in self._credentials])
         """For whatever is said about a request and its answer."""
         self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
+        sources = [*recipe.poll.keep.values(), recipe.poll.retry_after]
+        self._poll_headers = tuple(
+            source.header for source in sources if source is not None and source.header is not None
+        )
         self._trusted = {_origin(url) for url in (base, *recipe.origins)}
 
     # -- create --
@@ -170,6 +174,18 @@ class Binding:
             if reading is not None:
                 return reading
         self._raise_for(answer)
+
+    def repeats(self, answer: Answer, earlier: Answer) -> bool:
+        """Whether an answer to a poll reads just as an earlier one: nothing that the recipe looks at has changed.
+
+        A Retry-After counts as a change: what it means depends on when it is said.
+        """
+        return (
+            answer.body == earlier.body
+            and answer.status == earlier.status
+            and "retry-after" not in answer.headers
+            and all(answer.headers.get(name) == earlier.headers.get(name) for name in self._poll_headers)
+        )
 
     def _reading(self, answer: Answer, body: Any) -> Reading | None:  # noqa: ANN401 - any JSON
         """Rules, then the status map; None when neither finds a status."""

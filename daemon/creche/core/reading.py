@@ -46,7 +46,10 @@ class JobStatus(StrEnum):
     @property
     def running(self) -> bool:
         """Whether the job goes on."""
-        return self in {JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED}
+        return self in _RUNNING
+
+
+_RUNNING = frozenset({JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED})
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

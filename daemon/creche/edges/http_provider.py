@@ -7,6 +7,7 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -17,12 +18,19 @@ from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
-from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage
+from creche.engine.ports import Poll
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
 _UNREADABLE = (httpx2.RemoteProtocolError, httpx2.DecodingError)
+_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
 _WORDS_LIMIT = 300
+
+MEMORY_BYTES = 4096
+"""An answer to a poll that is larger is not kept to be compared with the next one."""
+
+Send = Callable[[], Awaitable[Answer]]
 
 
 class Transport(Protocol):
@@ -34,6 +42,9 @@ class Transport(Protocol):
     """
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Send:
+        """What does `send` each time that it is called and awaited. Raises for a call that can never be sent."""
 
 
 class HttpProvider:
@@ -51,16 +62,17 @@ class HttpProvider:
         try:
             answer = await self._transport.send(call, timeout_s=self._timeout_s)
         except _NOT_SENT as exc:
-            raise Outage(self._describe(exc, call)) from exc
+            raise Outage(_describe(exc, call.url, self._binding)) from exc
         except _NEVER_SENT as exc:
-            raise CreateRefused(self._describe(exc, call)) from exc
+            raise CreateRefused(_describe(exc, call.url, self._binding)) from exc
         except httpx2.HTTPError as exc:
-            raise CreateUncertain(self._describe(exc, call), answered=isinstance(exc, _UNREADABLE)) from exc
+            words = _describe(exc, call.url, self._binding)
+            raise CreateUncertain(words, answered=isinstance(exc, _UNREADABLE)) from exc
         return self._binding.read_create(answer, task)
 
-    async def poll(self, job: Job) -> Reading:
-        """As `Provider.poll`."""
-        return self._binding.read_poll(await self._ask(self._binding.poll_call(job)))
+    def poll_of(self, job: Job) -> Poll:
+        """As `Provider.poll_of`."""
+        return _HttpPoll(self._binding, self._transport, job, self._timeout_s)
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """As `Provider.fetch`. A job that names nothing to fetch has ended with what its last answer brought."""
@@ -80,15 +92,57 @@ class HttpProvider:
     async def _ask(self, call: Call) -> Answer:
         try:
             return await self._transport.send(call, timeout_s=self._timeout_s)
-        except (*_NEVER_SENT, *_UNREADABLE) as exc:
-            raise AnswerError(self._describe(exc, call)) from exc
-        except httpx2.HTTPError as exc:
-            raise Outage(self._describe(exc, call)) from exc
+        except _ERRORS as exc:
+            raise _failure(exc, call.url, self._binding) from exc
 
-    def _describe(self, error: Exception, call: Call) -> str:
-        """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
-        words = str(error).partition("\n")[0] or "the request failed"
-        return self._binding.redaction.hide(_origin(call.url) + words, at_most=_WORDS_LIMIT)
+
+class _HttpPoll:
+    """The standing question about one job: its request is written once, and an answer like the last is not read again.
+
+    While a job waits or runs, most answers say just what the one before said.
+    """
+
+    __slots__ = ("_answer", "_binding", "_job", "_reading", "_send", "_timeout_s", "_transport", "_url")
+
+    def __init__(self, binding: Binding, transport: Transport, job: Job, timeout_s: float) -> None:
+        self._binding = binding
+        self._transport = transport
+        self._job = job
+        self._timeout_s = timeout_s
+        self._url = ""
+        self._send: Send | None = None
+        self._answer: Answer | None = None
+        self._reading: Reading | None = None
+
+    async def __call__(self) -> Reading:
+        try:
+            answer = await (self._send or self._prepare())()
+        except _ERRORS as exc:
+            raise _failure(exc, self._url, self._binding) from exc
+        if self._reading is not None and self._answer is not None and self._binding.repeats(answer, self._answer):
+            return self._reading
+        reading = self._binding.read_poll(answer)
+        kept = reading.status.running and len(answer.body) <= MEMORY_BYTES
+        self._answer, self._reading = (answer, reading) if kept else (None, None)
+        return reading
+
+    def _prepare(self) -> Send:
+        call = self._binding.poll_call(self._job)
+        self._url = call.url
+        self._send = self._transport.prepare(call, timeout_s=self._timeout_s)
+        return self._send
+
+
+def _failure(error: Exception, url: str, binding: Binding) -> ProviderError:
+    """Of a question, which may be asked again."""
+    kind = AnswerError if isinstance(error, (*_NEVER_SENT, *_UNREADABLE)) else Outage
+    return kind(_describe(error, url, binding))
+
+
+def _describe(error: Exception, url: str, binding: Binding) -> str:
+    """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
+    words = str(error).partition("\n")[0] or "the request failed"
+    return binding.redaction.hide(_origin(url) + words, at_most=_WORDS_LIMIT)
 
 
 def _origin(url: str) -> str:

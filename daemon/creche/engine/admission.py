@@ -18,6 +18,7 @@ from creche.core.reading import Reading
 from creche.core.task import Job, Task
 from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
+from creche.engine.ports import Poll
 from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
 
 
@@ -96,7 +97,10 @@ class _NotConfigured:
     async def create(self, _: Task) -> Reading:
         self._refuse()
 
-    async def poll(self, _: Job) -> Reading:
+    def poll_of(self, _: Job) -> Poll:
+        return self._poll
+
+    async def _poll(self) -> Reading:
         self._refuse()
 
     async def fetch(self, _: Job, __: Reading) -> Reading:

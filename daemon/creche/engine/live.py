@@ -77,6 +77,22 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 class LiveTask:
     """A task in memory while it is minded; what the API shows beyond the record lives here."""
 
+    __slots__ = (
+        "_tools",
+        "_trouble",
+        "alarm",
+        "algorithm",
+        "answered",
+        "at_rest",
+        "condition",
+        "creating",
+        "delay_s",
+        "failures",
+        "last_error",
+        "slots",
+        "task",
+    )
+
     def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
         self.task = task
         self.algorithm = algorithm

@@ -6,7 +6,7 @@ polled; an outcome is durable before any listener hears it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -147,6 +147,9 @@ class Heartbeats(Protocol):
         """Close the connection. Keys of live tasks stay and tell the truth: their time no longer moves."""
 
 
+Poll = Callable[[], Awaitable[Reading]]
+
+
 class Provider(Protocol):
     """Creates, polls, fetches and cancels jobs at one provider account; a recipe or a plug-in stands behind it.
 
@@ -165,8 +168,12 @@ class Provider(Protocol):
         `CreateUncertain`: cannot be told.
         """
 
-    async def poll(self, job: Job) -> Reading:
-        """Ask for the job's state. Raises `JobNotFound` when the provider does not know it."""
+    def poll_of(self, job: Job) -> Poll:
+        """What asks for the job's state, each time that it is called and awaited; one question at a time.
+
+        Whatever is the same for all these questions is done here, once. An answer that says the same as the last may
+        bring the same `Reading` object again. Asking raises `JobNotFound` when the provider does not know the job.
+        """
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Bring the result of a job that ended well; the reading returned has it, or is a failure."""

@@ -23,7 +23,8 @@ from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
 from creche.engine.create import create_job
-from creche.engine.live import LiveTask, Tools
+from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.ports import Poll
 from creche.errors import ProviderError
 
 LAST_POLL_S = 10.0
@@ -62,6 +63,10 @@ class _PollingChild:
         self._live = live
         self._tools = tools
         self._poller = Poller(live.algorithm.rhythm)
+        self._algorithm: Algorithm | None = None
+        self._job: Job | None = None
+        self._poll: Poll
+        self._seen: Reading | None = None
         self._cancel_agreed = False
         self._cancel_refused = False
         self.outcome: Outcome | None = None
@@ -99,16 +104,17 @@ class _PollingChild:
 
     async def _poll_once(self) -> Ask | End:
         live, tools = self._live, self._tools
-        job = live.task.job
-        assert job is not None, "polling begins when the job is known"  # noqa: S101
-        self._poller.rhythm = live.algorithm.rhythm
+        if live.algorithm is not self._algorithm or live.task.job is not self._job:
+            self._prepare()
         try:
-            reading = await live.algorithm.provider.poll(job)
+            reading = await self._poll()
         except ProviderError as exc:
             return self._bad(exc)
         tools.count("polls", live.algorithm.name, "good")
         live.recover()
-        self._observe(job, reading)
+        if reading is not self._seen:
+            self._observe(reading)
+            self._seen = reading
         decision = self._poller.good(
             reading,
             dice=tools.dice(),
@@ -122,6 +128,14 @@ class _PollingChild:
                 return await self._fetch(decision.reading)
             case _:
                 assert_never(decision)
+
+    def _prepare(self) -> None:
+        """What the polls have in common until the configuration is read again or an answer brings values to keep."""
+        live = self._live
+        assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
+        self._algorithm, self._job = live.algorithm, live.task.job
+        self._poller.rhythm = live.algorithm.rhythm
+        self._poll = live.algorithm.provider.poll_of(live.task.job)
 
     async def _fetch(self, reading: Reading) -> Ask | End:
         """The end needs its result. Errors wait and poll again, as the result's URL may have been renewed meanwhile."""
@@ -150,10 +164,11 @@ class _PollingChild:
         assert not isinstance(decision, Fetch), "an error brings no reading"  # noqa: S101
         return decision
 
-    def _observe(self, job: Job, reading: Reading) -> None:
+    def _observe(self, reading: Reading) -> None:
         """Take over what a good answer says; only a change of status is worth the disk."""
         live, tools = self._live, self._tools
-        task = live.task
+        task, job = live.task, live.task.job
+        assert job is not None, "polling begins when the job is known"  # noqa: S101
         if any(job.keep.get(name) != value for name, value in reading.keep.items()):
             job = Job(job.id, {**job.keep, **reading.keep}, job.since)
             task = msgspec.structs.replace(task, job=job)
