@@ -361,6 +361,7 @@ def test_every_metric() -> None:
         conditions={"a": {"throttled": 1}},
         events=Counter({(event, "a", "good"): 1 for event in ("accepted", "settled", "creates", "polls")}),
         slots={"a": (1, 1)},
+        breakers={"a": True},
         listeners=0,
         feed_head=0,
         heartbeat_age_s=1.0,

@@ -11,11 +11,11 @@ import trio
 from loguru import logger
 
 from creche.core.histogram import Histogram
-from creche.core.limits import Slots
 from creche.core.polling import CONDITIONS, Rhythm
 from creche.core.task import Task
 from creche.core.wire import Live
 from creche.engine.feed import Updates
+from creche.engine.gate import Gate
 from creche.engine.journal import Journal
 from creche.engine.ports import Provider
 from creche.engine.pulse import Pulse
@@ -35,6 +35,8 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     provider: Provider
     rhythm: Rhythm
     in_flight: int | None = None
+    creates_per_s: float | None = None
+    polls_per_s: float | None = None
     deadline_s: float = 3600.0
     on_timeout: str = "leave"
     on_unknown: str = "ask"
@@ -88,15 +90,15 @@ class LiveTask:
         "creating",
         "delay_s",
         "failures",
+        "gate",
         "last_error",
-        "slots",
         "task",
     )
 
-    def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
+    def __init__(self, task: Task, algorithm: Algorithm, gate: Gate, tools: Tools, *, delay_s: float = 0.0) -> None:
         self.task = task
         self.algorithm = algorithm
-        self.slots = slots
+        self.gate = gate
         self.delay_s = delay_s
         self.alarm: Alarm = tools.timetable.alarm()
         self.at_rest = trio.Event()
@@ -123,6 +125,18 @@ class LiveTask:
         self._trouble = error.code
         self.condition, self.failures, self.last_error = condition, failures, str(error)
         self._tools.updates.changed(self.task)
+
+    async def wait_out(self, pause_s: float) -> None:
+        """The provider is away, as others found out, who said so in the log: show it, and wait out the pause.
+
+        And a little longer, by chance, so that not all come in one crowd once the provider is back.
+        """
+        trouble = self.gate.trouble
+        if trouble is not None and trouble.code != self._trouble:
+            self._trouble = self.condition = trouble.code
+            self.last_error = str(trouble)
+            self._tools.updates.changed(self.task)
+        await self.alarm.sleep(pause_s + self.algorithm.rhythm.every_s * self._tools.dice())
 
     def recover(self) -> None:
         """A good answer: whatever was wrong is over."""

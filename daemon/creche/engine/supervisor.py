@@ -20,6 +20,7 @@ from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Stat
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
 from creche.engine.feed import Feed
+from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
 from creche.engine.task_run import run_task
@@ -38,6 +39,9 @@ CREATE_GRACE_S = 5.0
 MAX_CRASHES = 5
 """Defects of ours in a row before a task is given up; between them it waits as after any error."""
 
+RELOAD_STEP_S = 0.001
+"""After a reload every task asks anew, so that a repaired key is used at once; but not all in one moment."""
+
 RECOVERY_CHUNK = 200
 """Tasks that are put back between two looks at the world, so that a long recovery stalls nothing."""
 
@@ -49,7 +53,7 @@ class Supervisor:
         self._tools = tools
         self._feed = feed
         self._algorithms = dict(algorithms)
-        self._slots: dict[str, Slots] = {}
+        self._gates: dict[str, Gate] = {}
         self._live: dict[str, LiveTask] = {}
         self._max_tasks = max_tasks
         self._arriving = 0
@@ -214,22 +218,27 @@ class Supervisor:
 
     def slots(self, algorithm: str) -> Slots:
         """The slots of an algorithm, whether configured or not."""
-        if algorithm not in self._slots:
-            self._slots[algorithm] = Slots(self._algorithm(algorithm).in_flight)
-        return self._slots[algorithm]
+        return self.gate(algorithm).slots
+
+    def gate(self, algorithm: str) -> Gate:
+        """The gate of an algorithm, whether configured or not."""
+        if algorithm not in self._gates:
+            self._gates[algorithm] = Gate(self._algorithm(algorithm))
+        return self._gates[algorithm]
 
     # -- reload ------------------------------------------------------------------------------------------
 
     def reload(self, algorithms: Mapping[str, Algorithm]) -> None:
-        """Take over changed algorithms; running tasks go on with the new settings from their next request."""
+        """Take over changed algorithms; running tasks go on with the new settings, a thousand per second."""
         self._algorithms = dict(algorithms)
+        spread_s = len(self._live) * RELOAD_STEP_S
         for live in self._live.values():
             live.algorithm = self._algorithm(live.task.algorithm)
-            live.alarm.ring()
-        for name, slots in self._slots.items():
-            # The limit of one that is away stays, so that its return finds no crowd.
+            live.alarm.hasten(spread_s * self._tools.dice())
+        for name, gate in self._gates.items():
+            # The limits of one that is away stay, so that its return finds no crowd.
             if name in self._algorithms:
-                self._wake(slots.resize(self._algorithms[name].in_flight))
+                self._wake(gate.take_over(self._algorithms[name]))
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -248,11 +257,11 @@ class Supervisor:
             self._start(self._register(written.task))
 
     def _register(self, task: Task, *, delay_s: float = 0.0) -> LiveTask:
-        slots = self.slots(task.algorithm)
-        live = LiveTask(task, self._algorithm(task.algorithm), slots, self._tools, delay_s=delay_s)
+        gate = self.gate(task.algorithm)
+        live = LiveTask(task, self._algorithm(task.algorithm), gate, self._tools, delay_s=delay_s)
         self._live[task.id] = live
         if task.status not in rules.AT_REST | {Status.ACCEPTED}:
-            slots.hold(task.id)
+            gate.slots.hold(task.id)
         return live
 
     def _start(self, live: LiveTask) -> None:
@@ -335,7 +344,7 @@ class Supervisor:
         log.info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
 
     def _rest(self, live: LiveTask) -> None:
-        self._wake(live.slots.release(live.task.id))
+        self._wake(live.gate.slots.release(live.task.id))
         live.at_rest.set()
 
     def _wake(self, task_ids: list[str]) -> None:

@@ -79,6 +79,8 @@ class _PollingChild:
         if wait_s > 0:
             await live.alarm.sleep(wait_s)
         while True:
+            if not live.gate.polls_freely:
+                await self._wait_for_turn()
             if live.task.cancel_reason is not None:
                 await self._ask_to_cancel()
             decision = await self._poll_once()
@@ -90,6 +92,21 @@ class _PollingChild:
             await live.alarm.sleep(decision.seconds)
             # Rung early (a cancel, a reload) it is before its time.
             self._tools.lateness.observe(max(0.0, trio.current_time() - due))
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until the gate lets this poll through. A cancel does not wait for the rate of polls."""
+        live, gate = self._live, self._live.gate
+        turn_at = gate.polls.turn(trio.current_time())
+        while True:
+            now = trio.current_time()
+            if now < turn_at:
+                await live.alarm.sleep(turn_at - now)
+                if live.task.cancel_reason is not None:
+                    await self._ask_to_cancel()
+            elif (pause_s := gate.breaker.wait_s(now)) > 0:
+                await live.wait_out(pause_s)
+            else:
+                return
 
     async def poll_a_last_time(self) -> None:
         """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
@@ -111,6 +128,7 @@ class _PollingChild:
         except ProviderError as exc:
             return self._bad(exc)
         tools.count("polls", live.algorithm.name, "good")
+        live.gate.answered()
         live.recover()
         if reading is not self._seen:
             self._observe(reading)
@@ -158,6 +176,7 @@ class _PollingChild:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
         cancelled = self._live.task.cancel_reason if self._cancel_agreed else None
+        self._live.gate.failed(error)
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
         self._tools.count("polls", self._live.algorithm.name, error.code)
         self._live.stumble(error, self._poller.failures)

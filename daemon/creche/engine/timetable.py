@@ -65,12 +65,13 @@ class Timetable:
 class Alarm:
     """Where one task sleeps, and where others wake it early. At most one sleeper at a time."""
 
-    __slots__ = ("_rung", "_sleeper", "_ticket", "_timetable")
+    __slots__ = ("_at", "_rung", "_sleeper", "_ticket", "_timetable")
 
     def __init__(self, timetable: Timetable) -> None:
         self._timetable = timetable
         self._sleeper: trio.lowlevel.Task | None = None
         self._ticket = 0
+        self._at = math.inf
         self._rung = False
 
     async def sleep(self, seconds: float) -> None:
@@ -80,14 +81,22 @@ class Alarm:
             await trio.lowlevel.checkpoint()
             return
         self._sleeper = trio.lowlevel.current_task()
+        self._at = trio.current_time() + seconds
         if seconds < math.inf:
-            self._ticket = self._timetable._enter(trio.current_time() + seconds, self)  # noqa: SLF001
+            self._ticket = self._timetable._enter(self._at, self)  # noqa: SLF001
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
         self._end_sleep()
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def hasten(self, seconds: float) -> None:
+        """Let the sleep under way end no later than in so many seconds; where nobody sleeps nothing happens."""
+        at = trio.current_time() + seconds
+        if self._sleeper is not None and at < self._at:
+            self._end_sleep()
+            self._at, self._ticket = at, self._timetable._enter(at, self)  # noqa: SLF001
 
     def is_waiting_for(self, ticket: int) -> bool:
         """Whether an entry of the timetable is the one that this alarm sleeps on."""
