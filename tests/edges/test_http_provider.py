@@ -15,7 +15,7 @@ from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
 from creche.core.recipe import load_recipe
 from creche.core.task import Job, Task
-from creche.edges.http_provider import HttpProvider, Send
+from creche.edges.http_provider import MEMORY_BYTES, HttpProvider, Send
 from creche.edges.upstream import Upstream
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 from tests.edges.upstream.conftest import provider as server
@@ -148,3 +148,58 @@ async def test_an_error_without_words_has_some() -> None:
     """Never an empty note."""
     exc = await failure(provider_over(Scripted(httpx2.ReadTimeout(""))).poll_of(JOB))
     assert str(exc) == "http://api.example: the request failed"
+
+
+class Saying:
+    """A transport that says one thing after another, and counts how often a call was prepared."""
+
+    def __init__(self, *said: Answer) -> None:
+        self._said = list(said)
+        self.prepared = 0
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:  # noqa: ARG002 - as of any transport
+        await trio.lowlevel.checkpoint()
+        return self._said.pop(0)
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Send:
+        self.prepared += 1
+        return partial(self.send, call, timeout_s=timeout_s)
+
+
+def said(body: bytes, **headers: str) -> Answer:
+    return Answer(status=200, headers=headers, body=body)
+
+
+async def test_a_standing_question_is_prepared_once() -> None:
+    """However often it is asked; another job is another question."""
+    transport = Saying(*[said(b'{"status": "running"}')] * 4)
+    provider = provider_over(transport)
+    first, second = provider.poll_of(JOB), provider.poll_of(Job("j2", {"poll": "http://api.example/jobs/j2"}))
+    for poll in (first, first, second, first):
+        await poll()
+    assert transport.prepared == 2
+
+
+async def test_an_answer_like_the_last_is_the_last_reading() -> None:
+    """The same object, so that whoever asked knows that nothing is new; any change is read."""
+    running, more = b'{"status": "running"}', b'{"status": "running", "more": 1}'
+    poll = provider_over(Saying(said(running), said(running, date="x"), said(more), said(running))).poll_of(JOB)
+    readings = [await poll() for _ in range(4)]
+    assert readings[0] is readings[1]
+    assert len({id(reading) for reading in readings[1:]}) == 3
+
+
+async def test_a_hint_is_read_anew_every_time() -> None:
+    """The same words an interval later are another time to come back."""
+    hinted = said(b'{"status": "running"}', **{"retry-after": "7"})
+    poll = provider_over(Saying(hinted, hinted)).poll_of(JOB)
+    first, second = await poll(), await poll()
+    assert first is not second
+    assert first.ask_again_s == second.ask_again_s == 7
+
+
+async def test_large_answers_are_not_kept() -> None:
+    """A provider that sends its whole log with every poll shall not fill our memory."""
+    large = said(b'{"status": "running", "log": "%s"}' % (b"x" * MEMORY_BYTES))
+    poll = provider_over(Saying(large, large)).poll_of(JOB)
+    assert await poll() is not await poll()

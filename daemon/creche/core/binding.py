@@ -175,17 +175,14 @@ class Binding:
                 return reading
         self._raise_for(answer)
 
-    def repeats(self, answer: Answer, earlier: Answer) -> bool:
-        """Whether an answer to a poll reads just as an earlier one: nothing that the recipe looks at has changed.
+    def gist(self, answer: Answer) -> tuple[object, ...] | None:
+        """All of an answer to a poll that is looked at: answers of one gist read alike.
 
-        A Retry-After counts as a change: what it means depends on when it is said.
+        None with a Retry-After, whose meaning depends on when it is said.
         """
-        return (
-            answer.body == earlier.body
-            and answer.status == earlier.status
-            and "retry-after" not in answer.headers
-            and all(answer.headers.get(name) == earlier.headers.get(name) for name in self._poll_headers)
-        )
+        if "retry-after" in answer.headers:
+            return None
+        return (answer.status, answer.body, *map(answer.headers.get, self._poll_headers))
 
     def _reading(self, answer: Answer, body: Any) -> Reading | None:  # noqa: ANN401 - any JSON
         """Rules, then the status map; None when neither finds a status."""

@@ -102,7 +102,7 @@ class _HttpPoll:
     While a job waits or runs, most answers say just what the one before said.
     """
 
-    __slots__ = ("_answer", "_binding", "_job", "_reading", "_send", "_timeout_s", "_transport", "_url")
+    __slots__ = ("_binding", "_gist", "_job", "_reading", "_send", "_timeout_s", "_transport", "_url")
 
     def __init__(self, binding: Binding, transport: Transport, job: Job, timeout_s: float) -> None:
         self._binding = binding
@@ -111,7 +111,7 @@ class _HttpPoll:
         self._timeout_s = timeout_s
         self._url = ""
         self._send: Send | None = None
-        self._answer: Answer | None = None
+        self._gist: tuple[object, ...] | None = None
         self._reading: Reading | None = None
 
     async def __call__(self) -> Reading:
@@ -119,11 +119,12 @@ class _HttpPoll:
             answer = await (self._send or self._prepare())()
         except _ERRORS as exc:
             raise _failure(exc, self._url, self._binding) from exc
-        if self._reading is not None and self._answer is not None and self._binding.repeats(answer, self._answer):
+        gist = self._binding.gist(answer)
+        if self._reading is not None and gist == self._gist:
             return self._reading
         reading = self._binding.read_poll(answer)
-        kept = reading.status.running and len(answer.body) <= MEMORY_BYTES
-        self._answer, self._reading = (answer, reading) if kept else (None, None)
+        kept = gist is not None and reading.status.running and len(answer.body) <= MEMORY_BYTES
+        self._gist, self._reading = (gist, reading) if kept else (None, None)
         return reading
 
     def _prepare(self) -> Send:

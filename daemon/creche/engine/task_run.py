@@ -59,6 +59,19 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
 class _PollingChild:
     """Asks for one job until it ends."""
 
+    __slots__ = (
+        "_algorithm",
+        "_cancel_agreed",
+        "_cancel_refused",
+        "_job",
+        "_live",
+        "_poll",
+        "_poller",
+        "_seen",
+        "_tools",
+        "outcome",
+    )
+
     def __init__(self, live: LiveTask, tools: Tools) -> None:
         self._live = live
         self._tools = tools
