@@ -162,6 +162,10 @@ url = "/"
 [[poll.rules]]
 then = "lost"
 http = 404
+[many]
+url = "/"
+max = 2
+id = "/id"
 [fetch]
 url = "/"
 [cancel]

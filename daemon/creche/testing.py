@@ -7,7 +7,7 @@ and for any clock, a mock one too.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 
@@ -179,6 +179,9 @@ class Call(NamedTuple):
     id: str
 
 
+_DONE = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"'))
+
+
 class FakeProvider:
     """`ports.Provider` by script: each method takes its steps one after another, and repeats the last one for ever.
 
@@ -192,14 +195,20 @@ class FakeProvider:
         *,
         create: Sequence[Step[Reading]] = (),
         poll: Sequence[Step[Reading]] = (),
+        poll_many: Sequence[Step[Mapping[str, Reading]]] = (),
         fetch: Sequence[Step[Reading]] = (),
         cancel: Sequence[Step[bool]] = (),
         repeatable: bool = True,
+        batch: int = 1,
+        account: str = "",
     ) -> None:
         self.repeatable = repeatable
+        self.batch = batch
+        self.account = account
         self.calls: list[Call] = []
         self._create = list(create)
         self._poll = list(poll)
+        self._poll_many = list(poll_many)
         self._fetch = list(fetch)
         self._cancel = list(cancel)
 
@@ -216,7 +225,12 @@ class FakeProvider:
     async def poll(self, job: Job) -> Reading:
         """The next step of `poll`."""
         self._note("poll", job.id)
-        return await _play(self._poll, Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"')), job)
+        return await _play(self._poll, _DONE, job)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+        """The next step of `poll_many`; the call is about all their ids, with commas."""
+        self._note("poll_many", ",".join(job.id for job in jobs))
+        return await _play(self._poll_many, {job.id: _DONE for job in jobs}, jobs)
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """The next step of `fetch`."""

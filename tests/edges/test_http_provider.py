@@ -203,3 +203,55 @@ async def test_large_answers_are_not_kept() -> None:
     large = said(b'{"status": "running", "log": "%s"}' % (b"x" * MEMORY_BYTES))
     poll = provider_over(Saying(large, large)).poll_of(JOB)
     assert await poll() is not await poll()
+
+
+# -- many jobs -------------------------------------------------------------------------------------------
+
+MANY: dict[str, Any] = {"url": "/jobs?limit=2", "max": 9, "items": "/data", "id": "/id", "next": "/next"}
+
+
+class Pages:
+    """A transport that gives one answer after the other; `urls` are what it was asked for."""
+
+    def __init__(self, *ends: Answer | Exception) -> None:
+        self.urls: list[str] = []
+        self._ends = list(ends)
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:
+        self.urls.append(call.url)
+        return await Scripted(self._ends.pop(0)).send(call, timeout_s=timeout_s)
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Send:
+        return partial(self.send, call, timeout_s=timeout_s)
+
+
+def page(*job_ids: str, after: str | None = None) -> Answer:
+    data = [{"id": job_id, "status": "running"} for job_id in job_ids]
+    return Answer(status=200, headers={}, body=msgspec.json.encode({"data": data, "next": after}))
+
+
+def listing(transport: Any) -> HttpProvider:  # noqa: ANN401 - any transport
+    recipe = load_recipe("example", {**DOCUMENT, "many": MANY}, "example.toml")
+    binding = Binding(recipe, base="http://api.example", params={}, secret=SECRET)
+    return HttpProvider(binding, transport, timeout_s=5.0)
+
+
+async def test_a_list_is_asked_for_until_all_jobs_were_met() -> None:
+    """Page by page; what is behind is left alone."""
+    pages = Pages(page("x", "a", after="/jobs?p=2"), page("b", after="/jobs?p=3"))
+    readings = await listing(pages).poll_many([Job("a"), Job("b")])
+    assert pages.urls == ["http://api.example/jobs?limit=2", "http://api.example/jobs?p=2"]
+    assert readings.keys() == {"a", "b"}
+
+
+async def test_an_error_on_any_page_is_the_request_s() -> None:
+    """Of the kinds of a poll; nothing is said of the jobs that were met before."""
+    pages = Pages(page("a", after="/jobs?p=2"), httpx2.ReadError("broke"))
+    exc = await failure(lambda: listing(pages).poll_many([Job("a"), Job("b")]))
+    assert (type(exc), str(exc)) == (Outage, "http://api.example: broke")
+
+
+async def test_a_recipe_says_how_many_jobs_a_request_takes() -> None:
+    """One, where it has no request for many."""
+    assert (listing(Pages()).batch, provider_over(Pages()).batch) == (9, 1)
+    assert listing(Pages()).account == listing(Pages()).account

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -108,6 +108,7 @@ class Ledger:
 
     def __init__(self, around_io: Callable[[], Awaitable[None]], *, repeatable: bool) -> None:
         self.repeatable = repeatable
+        self.batch, self.account = 1, ""
         self.jobs: dict[str, float] = {}
         self.owners: Counter[str] = Counter()
         self._io = around_io
@@ -129,6 +130,9 @@ class Ledger:
         await self._io()
         ended = trio.current_time() >= self.jobs[job.id] + 5
         return msgspec.structs.replace(DONE, to_fetch=True) if ended else RUNNING
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        return {job.id: await self.poll(job) for job in jobs}
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         await self._io()

@@ -70,6 +70,7 @@ class World:
 
     def __init__(self, chance: random.Random, *, repeatable: bool) -> None:
         self.repeatable = repeatable
+        self.batch, self.account = 1, ""
         self.jobs: dict[str, WorldJob] = {}
         self.tasks: dict[str, str] = {}
         self.well = False
@@ -130,6 +131,10 @@ class World:
         if self._happens(0.3) and trio.current_time() < self.jobs[job.id].born_at + 4:
             raise JobNotFound("not yet")
         return self._reading(job.id)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        """How the jobs are."""
+        return {job.id: await self.poll(job) for job in jobs}
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Its result."""

@@ -6,7 +6,7 @@ single HTTP statuses from one kind to another. Nothing here sends anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -69,7 +69,7 @@ class Binding:
         self._texts = {name: as_text(value) for name, value in params.items()}
         credentials = recipe.credentials.items() if secret else ()
         self._credentials = [(name, fill_text(value, {"secret": secret or ""})) for name, value in credentials]
-        steps = (recipe.create, recipe.poll, recipe.fetch, recipe.cancel)
+        steps = (recipe.create, recipe.poll, recipe.many, recipe.fetch, recipe.cancel)
         self.redaction = Redaction(secret, [value for _, value in self._credentials])
         """For whatever is said about a request and its answer."""
         self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
@@ -227,6 +227,22 @@ class Binding:
             return min(hint_s, 3600.0) if hint_s >= 0 else None
         return retry_after_s(answer)
 
+    # -- many: what `core.many` needs --
+
+    def many_call(self, target: str, ids: Sequence[str]) -> Call:
+        """The recipe's request about many jobs, at `target`: its URL template, or a URL that an answer named."""
+        step = self.recipe.many
+        assert step is not None, "whoever asks has looked"  # noqa: S101 - a defect of the caller
+        body = None if step.body is None else fill_body(step.body, {**self._params, "ids": ids}, None)
+        names = {**self._texts, "ids": step.separator.join(ids)}
+        return self._request(step, fill_url(target, names), names, body)
+
+    def check_many(self, answer: Answer) -> None:
+        """Raise as `Provider.poll` where the answer is an error or no JSON."""
+        if not 200 <= answer.status < 300:  # noqa: PLR2004
+            self._raise_for(answer)
+        check_body(answer, self.redaction)
+
     # -- fetch --
 
     def fetch_call(self, job: Job) -> Call | None:
@@ -303,13 +319,16 @@ class Binding:
 
     def _call(self, step: Step, names: Mapping[str, str], task_input: msgspec.Raw | None) -> Call:
         target = fill_url(step.url, names)
+        body = None
+        if step.body is not None:
+            body = fill_body(step.body, {**names, **self._params}, task_input)
+        return self._request(step, target, names, body)
+
+    def _request(self, step: Step, target: str, names: Mapping[str, str], body: bytes | None) -> Call:
         url = self._base + target if target.startswith("/") else target
         headers = [(name, fill_text(value, names)) for name, value in self._headers[id(step)]]
         if _origin(url) in self._trusted:
             headers += self._credentials
-        body = None
-        if step.body is not None:
-            body = fill_body(step.body, {**names, **self._params}, task_input)
         return Call(method=step.method, url=url, headers=tuple(headers), body=body)
 
     def _raise_for(self, answer: Answer) -> NoReturn:

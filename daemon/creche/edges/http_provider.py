@@ -7,7 +7,7 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import msgspec
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
+from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
 from creche.engine.ports import Poll
@@ -54,7 +55,10 @@ class HttpProvider:
         self._binding = binding
         self._transport = transport
         self._timeout_s = timeout_s
+        self._many = Many(binding) if binding.recipe.many is not None else None
         self.repeatable = binding.repeatable
+        self.batch = self._many.step.max if self._many is not None else 1
+        self.account = self._many.account if self._many is not None else ""
 
     async def create(self, task: Task) -> Reading:
         """As `Provider.create`."""
@@ -73,6 +77,15 @@ class HttpProvider:
     def poll_of(self, job: Job) -> Poll:
         """As `Provider.poll_of`."""
         return _HttpPoll(self._binding, self._transport, job, self._timeout_s)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        """As `Provider.poll_many`. Of a list as many pages are asked for as it takes to meet all the jobs."""
+        assert self._many is not None, "`batch` says so"  # noqa: S101 - a defect of the caller
+        inquiry = self._many.about(jobs)
+        found: dict[str, Reading] = {}
+        while inquiry.call is not None:
+            found |= inquiry.take(await self._ask(inquiry.call))
+        return found
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """As `Provider.fetch`. A job that names nothing to fetch has ended with what its last answer brought."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
@@ -90,6 +90,8 @@ def not_configured(name: str) -> Algorithm:
 class _NotConfigured:
     # Nothing is sent; a create that may have arrived stays open until the real provider is back.
     repeatable = True
+    batch = 1
+    account = ""
 
     def __init__(self, name: str) -> None:
         self._complaint = f'algorithm "{name}" is no longer in the configuration'
@@ -101,6 +103,9 @@ class _NotConfigured:
         return self._poll
 
     async def _poll(self) -> Reading:
+        self._refuse()
+
+    async def poll_many(self, _: Sequence[Job]) -> dict[str, Reading]:
         self._refuse()
 
     async def fetch(self, _: Job, __: Reading) -> Reading:

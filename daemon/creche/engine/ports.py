@@ -161,6 +161,14 @@ class Provider(Protocol):
     repeatable: bool
     """Whether a create may be repeated with the same token without making a second job."""
 
+    batch: int
+    """How many jobs one `poll_many` may ask for; 1 where the provider has no such request."""
+
+    account: str
+    """Equal for two providers exactly when one `poll_many` of either can ask for the jobs of both; shows no secret.
+    Without meaning where `batch` is 1.
+    """
+
     async def create(self, task: Task) -> Reading:
         """Make the job. The reading carries its id, and may already be the end.
 
@@ -173,6 +181,12 @@ class Provider(Protocol):
 
         Whatever is the same for all these questions is done here, once. An answer that says the same as the last may
         bring the same `Reading` object again. Asking raises `JobNotFound` when the provider does not know the job.
+        """
+
+    async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+        """Ask for the state of up to `batch` jobs at once: what the answer says, by job id.
+
+        That a job is not in it proves nothing: ask for it by itself. Errors are about the request, so about all jobs.
         """
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
