@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from creche.core.limits import Rate
 from creche.core.polling import Ask, Poller, Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job
@@ -30,6 +31,7 @@ from tests.engine.conftest import count, times
 GATHER_S = 0.3
 LATENCY_S = 0.15
 RUNNING = Reading(status=JobStatus.PROCESSING)
+FREE = Rate(None)
 
 Heard = dict[str, Reading | Exception | None]
 
@@ -78,7 +80,7 @@ Begin = Callable[[FakeProvider], Children]
 @pytest.fixture
 def begin(nursery: trio.Nursery) -> Begin:
     """Children of one account whose requests run beside them."""
-    return lambda provider: Children(Batches(provider, nursery, name="draw"), nursery)
+    return lambda provider: Children(Batches(provider, nursery, name="draw", rate=FREE), nursery)
 
 
 def heard_well(*job_ids: str) -> Heard:
@@ -131,7 +133,7 @@ async def test_a_job_without_company_is_left_to_its_child(begin: Begin, autojump
 
 async def test_a_job_that_two_tasks_mind_is_asked_for_once(nursery: trio.Nursery, autojump_clock: object) -> None:
     """Both hear of it."""
-    batches = Batches(provider := FakeProvider(batch=3, poll_many=[tell]), nursery, name="draw")
+    batches = Batches(provider := FakeProvider(batch=3, poll_many=[tell]), nursery, name="draw", rate=FREE)
     crowd = [Children(batches, nursery) for _ in range(2)]
     for children in crowd:
         await children.hand_over("a")
@@ -237,7 +239,7 @@ async def test_an_end_of_the_nursery_leaves_nobody_waiting(autojump_clock: objec
 
     provider = FakeProvider(batch=2, poll_many=[hang])
     async with trio.open_nursery() as elsewhere, trio.open_nursery() as nursery:
-        children = Children(Batches(provider, nursery, name="draw"), elsewhere)
+        children = Children(Batches(provider, nursery, name="draw", rate=FREE), elsewhere)
         await children.hand_over("a", "b", "c")
         nursery.cancel_scope.cancel()
     assert children.heard == {"a": None, "b": None, "c": None}
@@ -256,7 +258,7 @@ async def test_nobody_is_forgotten_in_a_bustle(
             return {job.id: reading_of(job.id) for job in jobs if chance.random() < 0.9}
         raise error
 
-    batches = Batches(FakeProvider(batch=5, poll_many=[anything]), nursery, name="draw")
+    batches = Batches(FakeProvider(batch=5, poll_many=[anything]), nursery, name="draw", rate=FREE)
     stayed, heard = set(), set()
 
     async def child(number: int) -> None:
@@ -335,6 +337,16 @@ async def test_a_defect_reaches_the_children_and_nobody_else(begin: Begin, autoj
     assert children.heard == heard_well("a", "b")
 
 
+async def test_requests_for_many_jobs_keep_the_rate_of_polls(begin: Begin, autojump_clock: object) -> None:
+    """Each is one poll, however many jobs are in it."""
+    children = begin(provider := FakeProvider(batch=2, poll_many=[tell]))
+    children.batches.rate = Rate(0.5)
+    await children.hand_over("a", "b", "c", "d", "e", "f")
+    await trio.sleep(10)
+    assert children.heard == heard_well(*"abcdef")
+    assert times(provider, "poll_many") == [0, 2, 4]
+
+
 # -- accounts --------------------------------------------------------------------------------------------
 
 
@@ -344,7 +356,7 @@ async def test_algorithms_of_one_account_share_requests(nursery: trio.Nursery, a
     one, same, other = (FakeProvider(batch=4, account=account, poll_many=[tell]) for account in ("x", "x", "y"))
     crowds = []
     for provider, job_ids in ((one, ["a", "b"]), (other, ["c", "d"]), (same, ["e"])):
-        batches = accounts.of(provider, "draw")
+        batches = accounts.of(provider, "draw", FREE)
         assert batches is not None
         crowds.append(Children(batches, nursery))
         await crowds[-1].hand_over(*job_ids)
@@ -352,7 +364,7 @@ async def test_algorithms_of_one_account_share_requests(nursery: trio.Nursery, a
     assert sorted(asked(one) + asked(same)) == ["a,b,e"]
     assert asked(other) == ["c,d"]
     assert crowds[2].heard == heard_well("e")
-    assert accounts.of(FakeProvider(), "draw") is None
+    assert accounts.of(FakeProvider(), "draw", FREE) is None
 
 
 async def test_accounts_that_left_the_configuration_are_forgotten(
@@ -361,15 +373,15 @@ async def test_accounts_that_left_the_configuration_are_forgotten(
     """Their credentials with them; jobs that were handed over still hear."""
     accounts = Accounts(nursery)
     old, kept = (FakeProvider(batch=2, account=account, poll_many=[tell]) for account in ("x", "y"))
-    before, stays = accounts.of(old, "draw"), accounts.of(kept, "paint")
+    before, stays = accounts.of(old, "draw", FREE), accounts.of(kept, "paint", FREE)
     assert before is not None
     children = Children(before, nursery)
     await children.hand_over("a", "b")
     accounts.keep_only({"y"})
     await trio.sleep(1)
     assert children.heard == heard_well("a", "b")
-    assert accounts.of(old, "draw") is not before
-    assert accounts.of(kept, "paint") is stays
+    assert accounts.of(old, "draw", FREE) is not before
+    assert accounts.of(kept, "paint", FREE) is stays
 
 
 # -- in a loop of polls ----------------------------------------------------------------------------------
@@ -390,7 +402,7 @@ class Minder:
         await alarm.sleep(first_s)
         while True:
             reading = None
-            if (batches := self._accounts.of(self.provider, "draw")) is not None:
+            if (batches := self._accounts.of(self.provider, "draw", FREE)) is not None:
                 reading = await batches.reading(job, gather_s=poller.rhythm.every_s * GATHER_PART)
             if reading is None:
                 reading = await self.provider.poll(job)

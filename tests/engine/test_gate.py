@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import trio
@@ -11,9 +12,10 @@ from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Job, Status, Succeeded, Task
 from creche.errors import CreateUncertain, Outage, Throttled
 from creche.testing import FakeProvider
-from tests.engine.conftest import Engine, Lasting, settle_all, submit_all, times
+from tests.engine.conftest import Engine, Lasting, count, settle_all, submit_all, times
 
 RUNNING = Reading(status=JobStatus.PROCESSING)
+DONE = Reading(status=JobStatus.SUCCEEDED)
 NAMES = [f"t{number}" for number in range(20)]
 
 
@@ -199,3 +201,88 @@ async def test_changed_limits_hold_after_a_reload(engine: Engine, autojump_clock
     assert provider.created == ["a", "c", "d"]
     await trio.sleep_until(11)
     assert provider.created == ["a", "c", "d", "b"]
+
+
+# -- many jobs at once -----------------------------------------------------------------------------------
+
+
+class Crowded(Lasting):
+    """A provider that can be asked for many jobs at once."""
+
+    def __init__(self, seconds: float, *, batch: int = 10) -> None:
+        super().__init__(seconds)
+        self.batch = batch
+
+    async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+        """As many single polls would say, of those whose id does not end in 7."""
+        self._note("poll_many", ",".join(job.id for job in jobs))
+        await trio.sleep(0.1)
+        said = {job.id: RUNNING if job.id in self.running else DONE for job in jobs}
+        return {job_id: reading for job_id, reading in said.items() if not job_id.endswith("7")}
+
+
+async def test_tasks_of_one_account_are_asked_for_together(engine: Engine, autojump_clock: object) -> None:
+    """Those that the answer does not mention are asked for by themselves; all come to their ends."""
+    provider = Crowded(60)
+    await engine.start(engine.algorithm(provider))
+    await submit_all(engine, NAMES)
+    assert {type(task.outcome) for task in await settle_all(engine, NAMES)} == {Succeeded}
+    assert count(provider, "poll_many") <= 60
+    alone = {call.id for call in provider.calls if call.method == "poll"}
+    assert alone == {"job-t7", "job-t17"}
+
+
+async def test_a_request_for_many_jobs_is_one_poll_of_the_rate(engine: Engine, autojump_clock: object) -> None:
+    """Eighteen tasks share their polls at one a second: nobody waits for eighteen turns."""
+    provider = Crowded(1000, batch=20)
+    await engine.start(engine.algorithm(provider, polls_per_s=1.0))
+    await submit_all(engine, [name for name in NAMES if not name.endswith("7")])
+    await trio.sleep_until(100)
+    asked = [call.at for call in provider.calls if call.method == "poll_many"]
+    assert all(later - earlier >= 0.99 for earlier, later in pairwise(asked))
+    assert len(asked) >= 25
+    assert count(provider, "poll") == 0
+
+
+async def test_two_algorithms_of_one_account_share_a_request(engine: Engine, autojump_clock: object) -> None:
+    """And after a reload no longer, if one of them has another account now."""
+    provider = Crowded(10_000, batch=50)
+    await engine.start(engine.algorithm(provider), engine.algorithm(provider, "paint"))
+    await submit_all(engine, ["a", "b"])
+    await engine.submit("c", "paint")
+    await trio.sleep_until(20)
+    assert {frozenset(call.id.split(",")) for call in provider.calls[-3:]} == {frozenset({"job-a", "job-b", "job-c"})}
+    other = Crowded(10_000, batch=50)
+    other.account, other.ends = "other", provider.ends
+    engine.supervisor.reload({"draw": engine.algorithm(provider), "paint": engine.algorithm(other, "paint")})
+    await trio.sleep_until(40)
+    assert {frozenset(call.id.split(",")) for call in provider.calls[-3:]} == {frozenset({"job-a", "job-b"})}
+    assert count(other, "poll_many") == 0, "one job has no company"
+    assert count(other, "poll") > 3
+
+
+async def test_an_outage_of_a_request_for_many_is_one_of_each(engine: Engine, autojump_clock: object) -> None:
+    """The breaker opens; when the provider is back the tasks come together again."""
+
+    class Away(Crowded):
+        async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+            self._check()
+            return await super().poll_many(jobs)
+
+        async def poll(self, job: Job) -> Reading:
+            self._check()
+            return await super().poll(job)
+
+        def _check(self) -> None:
+            if 20 <= trio.current_time() < 100:
+                raise Outage("no connection")
+
+    provider = Away(10_000)
+    await engine.start(engine.algorithm(provider))
+    await submit_all(engine, ["a", "b", "c", "d", "e", "f"])
+    await trio.sleep_until(90)
+    assert engine.supervisor.gate("draw").breaker.is_open
+    assert engine.condition("a") == "unreachable"
+    await trio.sleep_until(200)
+    assert engine.condition("a") is None
+    assert provider.calls[-1].method == "poll_many"

@@ -15,6 +15,7 @@ from itertools import islice
 import trio
 from loguru import logger
 
+from creche.core.limits import Rate
 from creche.core.reading import Reading
 from creche.core.task import Job
 from creche.engine.ports import Provider
@@ -34,14 +35,17 @@ class Accounts:
         self._nursery = nursery
         self._batches: dict[str, Batches] = {}
 
-    def of(self, provider: Provider, name: str) -> Batches | None:
-        """Where to hand over the jobs of a provider; None where it must be asked for each. `name` is for the log."""
+    def of(self, provider: Provider, name: str, rate: Rate) -> Batches | None:
+        """Where to hand over the jobs of a provider; None where it must be asked for each. `name` is for the log.
+
+        `rate` is that of the provider's polls: a request for many jobs is one of them.
+        """
         if provider.batch == 1:
             return None
         batches = self._batches.get(provider.account)
         if batches is None:
-            batches = self._batches[provider.account] = Batches(provider, self._nursery, name=name)
-        batches.provider = provider  # after a reload it is another, with other limits of time
+            batches = self._batches[provider.account] = Batches(provider, self._nursery, name=name, rate=rate)
+        batches.provider, batches.rate = provider, rate  # after a reload they are others
         return batches
 
     def keep_only(self, accounts: Collection[str]) -> None:
@@ -50,10 +54,14 @@ class Accounts:
 
 
 class Batches:
-    """The polls of one account. `provider` is any of those that serve it; `name` stands for it in the log."""
+    """The polls of one account.
 
-    def __init__(self, provider: Provider, nursery: trio.Nursery, *, name: str) -> None:
+    `provider` is any of those that serve it, `rate` that provider's; `name` stands for it in the log.
+    """
+
+    def __init__(self, provider: Provider, nursery: trio.Nursery, *, name: str, rate: Rate) -> None:
         self.provider = provider
+        self.rate = rate
         self._nursery = nursery
         self._name = name
         self._queue: dict[trio.lowlevel.Task, _Place] = {}
@@ -118,6 +126,8 @@ class Batches:
                 jobs = batch.jobs()
                 # For a job that is alone the request of its own is better, and the answer smaller.
                 if len(jobs) > 1:
+                    if self.rate.limited:
+                        await trio.sleep_until(self.rate.turn(trio.current_time()))
                     batch.readings = await self.provider.poll_many(jobs)
                     self._refused = False
         except (AnswerError, JobNotFound) as exc:

@@ -8,6 +8,7 @@ import trio
 from loguru import logger
 
 from creche.core.limits import Breaker, Rate, Slots
+from creche.engine.batches import Batches
 from creche.errors import CreateUncertain, Outage, ProviderError, Throttled
 
 
@@ -27,7 +28,8 @@ class Limits(Protocol):
 class Gate:
     """One algorithm's gate. It says how long to wait; the waiting is done by the tasks.
 
-    `trouble` is what opened the breaker, for those who have to wait although they met no error of their own.
+    `trouble` is what opened the breaker, for those who have to wait although they met no error of their own. `batches`
+    gathers polls where the provider can be asked for many jobs at once.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -39,11 +41,7 @@ class Gate:
         self.polls = Rate(limits.polls_per_s)
         self.breaker = Breaker()
         self.trouble: ProviderError | None = None
-
-    @property
-    def polls_freely(self) -> bool:
-        """Whether a poll has nothing to wait for."""
-        return not self.polls.limited and not self.breaker.is_open
+        self.batches: Batches | None = None
 
     def take_over(self, limits: Limits) -> list[str]:
         """Changed limits, from now on; who waits for a turn has it already. Returns the tasks that have a slot now.

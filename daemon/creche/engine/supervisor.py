@@ -19,6 +19,7 @@ from creche.core.limits import Slots
 from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Status, Task
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
+from creche.engine.batches import Accounts, Batches
 from creche.engine.feed import Feed
 from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
@@ -59,10 +60,12 @@ class Supervisor:
         self._arriving = 0
         self._stopping = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._accounts: Accounts
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover what is unfinished, then mind until `stop`. Ready means recovered. Raises `StoreUnavailable`."""
         async with trio.open_nursery() as self._nursery:
+            self._accounts = Accounts(self._nursery)
             await self._recover()
             task_status.started()
             await self._stopping.wait()
@@ -223,7 +226,8 @@ class Supervisor:
     def gate(self, algorithm: str) -> Gate:
         """The gate of an algorithm, whether configured or not."""
         if algorithm not in self._gates:
-            self._gates[algorithm] = Gate(self._algorithm(algorithm))
+            gate = self._gates[algorithm] = Gate(self._algorithm(algorithm))
+            gate.batches = self._batches(algorithm, gate)
         return self._gates[algorithm]
 
     # -- reload ------------------------------------------------------------------------------------------
@@ -239,11 +243,16 @@ class Supervisor:
             # The limits of one that is away stay, so that its return finds no crowd.
             if name in self._algorithms:
                 self._wake(gate.take_over(self._algorithms[name]))
+            gate.batches = self._batches(name, gate)
+        self._accounts.keep_only({algorithm.provider.account for algorithm in self._algorithms.values()})
 
     # -- inside ------------------------------------------------------------------------------------------
 
     def _algorithm(self, name: str) -> Algorithm:
         return self._algorithms.get(name) or not_configured(name)
+
+    def _batches(self, name: str, gate: Gate) -> Batches | None:
+        return self._accounts.of(self._algorithm(name).provider, name, gate.polls)
 
     def _check_room(self, before: int) -> None:
         if self.draining:

@@ -22,6 +22,7 @@ from creche.core import task as rules
 from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.create import create_job
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Poll
@@ -92,8 +93,10 @@ class _PollingChild:
         if wait_s > 0:
             await live.alarm.sleep(wait_s)
         while True:
-            if not live.gate.polls_freely:
-                await self._wait_for_turn()
+            if live.gate.polls.limited and live.gate.batches is None:
+                await self._wait_for_rate()
+            if live.gate.breaker.is_open:
+                await self._wait_for_breaker()
             if live.task.cancel_reason is not None:
                 await self._ask_to_cancel()
             decision = await self._poll_once()
@@ -106,25 +109,25 @@ class _PollingChild:
             # Rung early (a cancel, a reload) it is before its time.
             self._tools.lateness.observe(max(0.0, trio.current_time() - due))
 
-    async def _wait_for_turn(self) -> None:
-        """Wait until the gate lets this poll through. A cancel does not wait for the rate of polls."""
-        live, gate = self._live, self._live.gate
-        turn_at = gate.polls.turn(trio.current_time())
-        while True:
-            now = trio.current_time()
-            if now < turn_at:
-                await live.alarm.sleep(turn_at - now)
-                if live.task.cancel_reason is not None:
-                    await self._ask_to_cancel()
-            elif (pause_s := gate.breaker.wait_s(now)) > 0:
-                await live.wait_out(pause_s)
-            else:
-                return
+    async def _wait_for_rate(self) -> None:
+        """Wait until this poll's turn has come. A cancel does not."""
+        live = self._live
+        turn_at = live.gate.polls.turn(trio.current_time())
+        while (wait_s := turn_at - trio.current_time()) > 0:
+            await live.alarm.sleep(wait_s)
+            if live.task.cancel_reason is not None:
+                await self._ask_to_cancel()
+
+    async def _wait_for_breaker(self) -> None:
+        """Wait while the provider is away, but for those who ask whether it is back."""
+        live = self._live
+        while (pause_s := live.gate.breaker.wait_s(trio.current_time())) > 0:
+            await live.wait_out(pause_s)
 
     async def poll_a_last_time(self) -> None:
         """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
         with trio.move_on_after(LAST_POLL_S):
-            decision = await self._poll_once()
+            decision = await self._poll_once(alone=True)
             if isinstance(decision, End) and not isinstance(decision.outcome, ServerFailed):
                 self.outcome = decision.outcome
                 return
@@ -132,12 +135,15 @@ class _PollingChild:
             with trio.move_on_after(LAST_POLL_S):
                 await self._ask_to_cancel()
 
-    async def _poll_once(self) -> Ask | End:
+    async def _poll_once(self, *, alone: bool = False) -> Ask | End:
         live, tools = self._live, self._tools
         if live.algorithm is not self._algorithm or live.task.job is not self._job:
             self._prepare()
+        together = None
         try:
-            reading = await self._poll()
+            if live.gate.batches is not None and not alone:
+                together = await self._ask_with_others(live.gate.batches)
+            reading = together if together is not None else await self._poll()
         except ProviderError as exc:
             return self._bad(exc)
         tools.count("polls", live.algorithm.name, "good")
@@ -148,7 +154,8 @@ class _PollingChild:
             self._seen = reading
         decision = self._poller.good(
             reading,
-            dice=tools.dice(),
+            # Jobs that were asked for together stay together: that makes the next request for many worth it.
+            dice=tools.dice() if together is None else 0.5,
             cancel_reason=live.task.cancel_reason,
             cancel_refused=self._cancel_refused,
         )
@@ -159,6 +166,15 @@ class _PollingChild:
                 return await self._fetch(decision.reading)
             case _:
                 assert_never(decision)
+
+    async def _ask_with_others(self, batches: Batches) -> Reading | None:
+        """What a request for many jobs says about this one. None: ask for it alone, which may be done now."""
+        live = self._live
+        assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
+        reading = await batches.reading(live.task.job, gather_s=GATHER_PART * live.algorithm.rhythm.every_s)
+        if reading is None and live.gate.polls.limited:
+            await self._wait_for_rate()
+        return reading
 
     def _prepare(self) -> None:
         """What the polls have in common until the configuration is read again or an answer brings values to keep."""
