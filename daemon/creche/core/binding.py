@@ -1,7 +1,6 @@
 """A recipe bound to one algorithm's parameters: writes requests, reads answers.
 
-The classification of error answers (design: "Poll errors come in three kinds") lives here, because recipes can move
-single HTTP statuses from one kind to another. Nothing here sends anything.
+Recipes can move single HTTP statuses from one kind of error to another (`core.classify`). Nothing here sends anything.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from creche.core.classify import AWAY, CREDENTIALS, error_of, is_refusal
 from creche.core.exchange import Answer, Call
 from creche.core.reading import (
     JobStatus,
@@ -23,6 +23,7 @@ from creche.core.reading import (
     decode_body,
     error_text,
     excerpt,
+    json_lines,
     raw_at,
     retry_after_s,
 )
@@ -34,9 +35,6 @@ from creche.errors import (
     CreateRefused,
     CreateUncertain,
     CredentialsRefused,
-    JobNotFound,
-    Outage,
-    ProviderError,
     Throttled,
 )
 
@@ -49,9 +47,6 @@ KEEP_LIMIT = 4000
 STATUS_LIMIT = 100
 """Characters of a provider's own status word."""
 
-_CREDENTIALS = frozenset({401, 402, 403})
-_AWAY = frozenset({408, 502, 503, 504})
-_GONE = frozenset({404, 410})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -111,10 +106,10 @@ class Binding:
             return Reading(status=JobStatus.WAITING, job=task.token)
         if answer.status in step.busy:
             raise Throttled(self._complaint(answer), retry_after_s=hint_s)
-        if answer.status in _CREDENTIALS:
+        if answer.status in CREDENTIALS:
             raise CredentialsRefused(self._complaint(answer), retry_after_s=hint_s)
         if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
-            away = answer.status in _AWAY
+            away = answer.status in AWAY
             raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s, answered=not away)
         if 300 <= answer.status < 400:  # noqa: PLR2004
             # Redirecting after a POST is how some say "done", and we do not look where to.
@@ -262,7 +257,7 @@ class Binding:
         step = self.recipe.fetch
         assert step is not None, "fetch_call comes first"  # noqa: S101 - a defect of the caller
         succeeded = reading.status is JobStatus.SUCCEEDED
-        if answer.status in step.failed or (not succeeded and _is_refusal(answer.status)):
+        if answer.status in step.failed or (not succeeded and is_refusal(answer.status)):
             message = self._complaint(answer, step.error)
             status = JobStatus.FAILED if succeeded else reading.status
             return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
@@ -271,7 +266,7 @@ class Binding:
         if step.format == "text":
             result = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
         elif step.format == "jsonl":
-            result = self._lines(answer)
+            result = json_lines(answer, self.redaction)
         else:
             check_body(answer, self.redaction)
             result = raw_at(answer.body, step.result)
@@ -289,7 +284,7 @@ class Binding:
         assert step is not None, "cancel_call comes first"  # noqa: S101 - a defect of the caller
         if answer.status in step.agreed:
             return True
-        if _is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
+        if is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
             return False
         self._raise_for(answer)
 
@@ -332,17 +327,7 @@ class Binding:
         return Call(method=step.method, url=url, headers=tuple(headers), body=body)
 
     def _raise_for(self, answer: Answer) -> NoReturn:
-        message, hint_s = self._complaint(answer), retry_after_s(answer)
-        kind: type[ProviderError] = AnswerError
-        if answer.status in _CREDENTIALS:
-            kind = CredentialsRefused
-        elif answer.status == 429:  # noqa: PLR2004 - too many requests
-            kind = Throttled
-        elif answer.status in _AWAY:
-            kind = Outage
-        elif answer.status in _GONE:
-            kind = JobNotFound
-        raise kind(message, retry_after_s=hint_s)
+        raise error_of(answer.status)(self._complaint(answer), retry_after_s=retry_after_s(answer))
 
     def _complaint(self, answer: Answer, pointers: tuple[str, ...] = ()) -> str:
         """What the provider said, redacted."""
@@ -354,15 +339,6 @@ class Binding:
         text = text or excerpt(answer.body, self.redaction)
         return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
 
-    def _lines(self, answer: Answer) -> msgspec.Raw:
-        """JSON Lines as one JSON array, each line as the provider wrote it."""
-        try:
-            answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
-            rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body, self.redaction)}") from exc
-        return msgspec.Raw(msgspec.json.encode(rows))
-
 
 def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
     """Header templates of one step: ours, then the recipe's, then the step's; names differ by more than case."""
@@ -371,11 +347,6 @@ def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
         ours["Content-Type"] = "application/json"
     merged = {name.lower(): (name, value) for name, value in ({**ours, **recipe.headers, **step.headers}).items()}
     return tuple(merged.values())
-
-
-def _is_refusal(status: int) -> bool:
-    """An error of the request itself: the provider is there, lets us in, and is not too busy."""
-    return 400 <= status < 600 and status not in _CREDENTIALS | _AWAY | {429}  # noqa: PLR2004
 
 
 def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON

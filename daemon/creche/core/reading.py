@@ -215,6 +215,16 @@ def check_body(answer: Answer, redaction: Redaction) -> None:
         raise _no_json(answer, redaction) from exc
 
 
+def json_lines(answer: Answer, redaction: Redaction) -> msgspec.Raw:
+    """JSON Lines as one JSON array, each line as the provider wrote it. Raises `AnswerError`."""
+    try:
+        answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
+        rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body, redaction)}") from exc
+    return msgspec.Raw(msgspec.json.encode(rows))
+
+
 def _no_json(answer: Answer, redaction: Redaction) -> AnswerError:
     return AnswerError(f"HTTP {answer.status}, but the body is no JSON: {excerpt(answer.body, redaction)}")
 
