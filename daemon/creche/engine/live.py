@@ -80,6 +80,7 @@ class LiveTask:
     """A task in memory while it is minded; what the API shows beyond the record lives here."""
 
     __slots__ = (
+        "_rested",
         "_tools",
         "_trouble",
         "alarm",
@@ -101,7 +102,8 @@ class LiveTask:
         self.gate = gate
         self.delay_s = delay_s
         self.alarm: Alarm = tools.timetable.alarm()
-        self.at_rest = trio.Event()
+        self.at_rest = False
+        self._rested: trio.Event | None = None
         self.creating: trio.CancelScope | None = None
         self.condition: str | None = None
         self.failures = 0
@@ -109,6 +111,21 @@ class LiveTask:
         self.answered = False
         self._trouble: str | None = None
         self._tools = tools
+
+    def come_to_rest(self) -> None:
+        """No child works on the task any more; whoever waits for that hears of it."""
+        self.at_rest = True
+        rested, self._rested = self._rested, None
+        if rested is not None:
+            rested.set()
+
+    async def wait_for_rest(self) -> None:
+        """Returns when the task is at rest."""
+        await trio.lowlevel.checkpoint()
+        while not self.at_rest:
+            if self._rested is None:
+                self._rested = trio.Event()  # made only now: few tasks are ever waited for
+            await self._rested.wait()
 
     def change(self, task: Task) -> None:
         """The record moved on: keep it, and tell watchers."""

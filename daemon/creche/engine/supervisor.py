@@ -74,7 +74,7 @@ class Supervisor:
                     live.creating.deadline = trio.current_time() + CREATE_GRACE_S
             self._nursery.cancel_scope.cancel()
         for live in self._live.values():
-            live.at_rest.set()  # whoever waits for the task now waits for the next start
+            live.come_to_rest()  # whoever waits for the task now waits for the next start
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
@@ -132,7 +132,7 @@ class Supervisor:
         live = self._live.get(task_id)
         if live is not None:
             with trio.move_on_after(timeout_s):
-                await live.at_rest.wait()
+                await live.wait_for_rest()
                 return live.task
         return await self.get(task_id)
 
@@ -163,7 +163,7 @@ class Supervisor:
         live = self._live.get(task_id)
         if live is None or task.status is not Status.UNKNOWN:
             raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
-        if not live.at_rest.is_set():
+        if not live.at_rest:
             raise WrongStatus("the task is about to be unknown; resolve it once that is written")
         if decision.action != "attach" and decision.job is not msgspec.UNSET:
             raise InvalidRequest('only action "attach" takes a job', pointer="/job")
@@ -191,12 +191,12 @@ class Supervisor:
 
     async def _drop(self, live: LiveTask) -> Task:
         """Settle an unknown task. Until that is written nobody hears of it, and no second decision is taken."""
-        live.at_rest = trio.Event()
+        live.at_rest = False
         task = rules.settle(live.task, Cancelled(reason="dropped"), self._tools.wall())
         try:
             await self._tools.journal.write(Settle(task), then=partial(self._settled, live))
         except CrecheError:
-            live.at_rest.set()
+            live.come_to_rest()
             raise
         return task
 
@@ -276,7 +276,7 @@ class Supervisor:
     def _start(self, live: LiveTask) -> None:
         """Mind a task that the store has; an unknown one only rests."""
         if live.task.status is Status.UNKNOWN:
-            live.at_rest.set()
+            live.come_to_rest()
             return
         assert self._nursery is not None, "run comes first"  # noqa: S101
         # When it is stopping, the next start takes the task from the store.
@@ -354,7 +354,7 @@ class Supervisor:
 
     def _rest(self, live: LiveTask) -> None:
         self._wake(live.gate.slots.release(live.task.id))
-        live.at_rest.set()
+        live.come_to_rest()
 
     def _wake(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
