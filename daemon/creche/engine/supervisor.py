@@ -187,7 +187,7 @@ class Supervisor:
             self._rest(fresh)
             self._live[task_id] = live
             raise
-        return fresh.task
+        return task  # as it was written; it goes on from there meanwhile
 
     async def _drop(self, live: LiveTask) -> Task:
         """Settle an unknown task. Until that is written nobody hears of it, and no second decision is taken."""
