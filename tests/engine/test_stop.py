@@ -142,3 +142,26 @@ async def test_an_outcome_that_is_in_hand_is_written_before_the_end(engine: Engi
     answer.set()
     await engine.stop()
     assert engine.feed_ids() == ["t"]
+
+
+async def test_a_stop_with_many_tasks_lets_others_have_their_turns(engine: Engine, autojump_clock: object) -> None:
+    """It lets go of some at a time, so that listeners are still served: with thousands of tasks it takes a while."""
+    await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING])))
+    await submit_all(engine, [f"t{number}" for number in range(1000)])
+    await trio.sleep(10)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await trio.lowlevel.checkpoint()
+        turns = 0
+        await engine.stop()
+        nursery.cancel_scope.cancel()
+    assert turns >= 10
+    assert all(engine.stored(f"t{number}").status is Status.PROCESSING for number in range(1000))

@@ -93,6 +93,7 @@ class LiveTask:
         "failures",
         "gate",
         "last_error",
+        "minding",
         "task",
     )
 
@@ -104,6 +105,7 @@ class LiveTask:
         self.alarm: Alarm = tools.timetable.alarm()
         self.at_rest = False
         self._rested: trio.Event | None = None
+        self.minding = trio.CancelScope()
         self.creating: trio.CancelScope | None = None
         self.condition: str | None = None
         self.failures = 0

@@ -43,8 +43,8 @@ MAX_CRASHES = 5
 RELOAD_STEP_S = 0.001
 """After a reload every task asks anew, so that a repaired key is used at once; but not all in one moment."""
 
-RECOVERY_CHUNK = 200
-"""Tasks that are put back between two looks at the world, so that a long recovery stalls nothing."""
+CHUNK = 100
+"""Tasks that are put back, or let go, between two looks at the world, so that neither stalls anything."""
 
 
 class Supervisor:
@@ -69,12 +69,20 @@ class Supervisor:
             await self._recover()
             task_status.started()
             await self._stopping.wait()
-            for live in self._live.values():
-                if live.creating is not None:
-                    live.creating.deadline = trio.current_time() + CREATE_GRACE_S
+            await self._let_go()
             self._nursery.cancel_scope.cancel()
         for live in self._live.values():
             live.come_to_rest()  # whoever waits for the task now waits for the next start
+
+    async def _let_go(self) -> None:
+        """Cancel all tasks, some at a time: to unwind twenty thousand at once would hold up the loop for seconds."""
+        creates_until = trio.current_time() + CREATE_GRACE_S
+        for number, live in enumerate(list(self._live.values())):
+            if number % CHUNK == 0:
+                await trio.lowlevel.checkpoint()
+            if live.creating is not None:
+                live.creating.deadline = creates_until
+            live.minding.cancel()
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
@@ -292,13 +300,17 @@ class Supervisor:
             lives.append(self._register(task, delay_s=every_s * self._tools.dice()))
         # All have their slots before the first goes on: none may be given away that a job needs.
         for number, live in enumerate(lives):
-            if number % RECOVERY_CHUNK == 0:
+            if number % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
             self._start(live)
         if tasks:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     async def _mind(self, live: LiveTask) -> None:
+        with live.minding:
+            await self._mind_to_its_end(live)
+
+    async def _mind_to_its_end(self, live: LiveTask) -> None:
         """The error boundary of one task: whatever happens in it, it stays in it."""
         crashes = 0
         while True:

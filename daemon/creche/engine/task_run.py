@@ -47,8 +47,9 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     if left_s > 0:
         with trio.move_on_after(left_s):
             async with trio.open_nursery() as children:
-                children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name)
-                children.start_soon(child.poll_until_end, children.cancel_scope)
+                # The names are given because Trio would make a new text of each.
+                children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name, name="heartbeat")
+                children.start_soon(child.poll_until_end, children.cancel_scope, name="polling")
     if child.outcome is None:
         await child.poll_a_last_time()
     return child.outcome or TimedOut(after_s=live.task.deadline_s)
