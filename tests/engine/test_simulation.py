@@ -68,9 +68,9 @@ class WorldJob:
 class World:
     """A provider with a memory of its own, whose line is bad. Where it knows tokens, it makes one job of each."""
 
-    def __init__(self, chance: random.Random, *, repeatable: bool) -> None:
+    def __init__(self, chance: random.Random, *, repeatable: bool, batch: int = 1) -> None:
         self.repeatable = repeatable
-        self.batch, self.account = 1, ""
+        self.batch, self.account = batch, "one"
         self.jobs: dict[str, WorldJob] = {}
         self.tasks: dict[str, str] = {}
         self.well = False
@@ -133,8 +133,10 @@ class World:
         return self._reading(job.id)
 
     async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
-        """How the jobs are."""
-        return {job.id: await self.poll(job) for job in jobs}
+        """How the jobs are, but for some that are left out."""
+        await self._line()
+        self._stumble()
+        return {job.id: self._reading(job.id) for job in jobs if not self._happens(0.2)}
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Its result."""
@@ -192,7 +194,7 @@ class History:
         self.chance = random.Random(seed)  # noqa: S311 - a repeatable one is wanted
         self.engine = engine
         self.worlds = {
-            "token": World(self.chance, repeatable=True),
+            "token": World(self.chance, repeatable=True, batch=3),
             "once": World(self.chance, repeatable=False),
             "gamble": World(self.chance, repeatable=False),
         }
@@ -217,7 +219,7 @@ class History:
         more: dict[str, dict[str, Any]] = {
             "token": {"in_flight": self.chance.choice([2, 3])},
             "once": {"in_flight": 3, "on_timeout": "cancel"},
-            "gamble": {"on_unknown": "retry"},
+            "gamble": {"on_unknown": "retry", "creates_per_s": 0.5, "polls_per_s": self.chance.choice([None, 1.0])},
         }
         return {
             name: self.engine.algorithm(world, name, rhythm=Rhythm(every_s=every_s), **more[name])
