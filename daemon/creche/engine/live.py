@@ -94,6 +94,7 @@ class LiveTask:
         "gate",
         "last_error",
         "minding",
+        "queued",
         "task",
     )
 
@@ -106,6 +107,7 @@ class LiveTask:
         self.at_rest = False
         self._rested: trio.Event | None = None
         self.minding = trio.CancelScope()
+        self.queued = False  # for a slot, without a child
         self.creating: trio.CancelScope | None = None
         self.condition: str | None = None
         self.failures = 0

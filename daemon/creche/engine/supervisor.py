@@ -46,6 +46,8 @@ RELOAD_STEP_S = 0.001
 CHUNK = 100
 """Tasks that are put back, or let go, between two looks at the world, so that neither stalls anything."""
 
+_HOLD_NO_SLOT = rules.AT_REST | {Status.ACCEPTED}
+
 
 class Supervisor:
     """Minds all tasks of this node. `max_tasks` bounds how many may be unfinished."""
@@ -162,7 +164,7 @@ class Supervisor:
             live.change(rules.request_cancel(task, "client"))
         # Also when it was asked for before: that wish may not have reached the disk.
         await self._tools.journal.write(Save(live.task))
-        live.alarm.ring()
+        self._rouse(live)
         return live.task
 
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:
@@ -246,7 +248,8 @@ class Supervisor:
         spread_s = len(self._live) * RELOAD_STEP_S
         for live in self._live.values():
             live.algorithm = self._algorithm(live.task.algorithm)
-            live.alarm.hasten(spread_s * self._tools.dice())
+            if not live.queued:
+                live.alarm.hasten(spread_s * self._tools.dice())
         for name, gate in self._gates.items():
             # The limits of one that is away stay, so that its return finds no crowd.
             if name in self._algorithms:
@@ -277,19 +280,36 @@ class Supervisor:
         gate = self.gate(task.algorithm)
         live = LiveTask(task, self._algorithm(task.algorithm), gate, self._tools, delay_s=delay_s)
         self._live[task.id] = live
-        if task.status not in rules.AT_REST | {Status.ACCEPTED}:
+        if task.status not in _HOLD_NO_SLOT:
             gate.slots.hold(task.id)
         return live
 
     def _start(self, live: LiveTask) -> None:
-        """Mind a task that the store has; an unknown one only rests."""
+        """Mind a task that the store has; an unknown one rests, and who waits for a slot needs no child yet."""
         if live.task.status is Status.UNKNOWN:
             live.come_to_rest()
-            return
+        elif not self.draining:  # else the next start takes the task from the store
+            live.queued = self._must_queue(live)
+            if not live.queued:
+                self._give_child(live)
+
+    def _must_queue(self, live: LiveTask) -> bool:
+        """Whether a slot is all that a task waits for, and there is none; it is in the queue then."""
+        task = live.task
+        ready = task.status is Status.ACCEPTED and task.cancel_reason is None and task.start_at is None
+        return ready and live.delay_s == 0 and not live.gate.slots.take(task.id, task.priority)
+
+    def _rouse(self, live: LiveTask) -> None:
+        """Wake a task's child; one that only waited for its slot gets its child now."""
+        if not live.queued:
+            live.alarm.ring()
+        elif not self.draining:
+            live.queued = False
+            self._give_child(live)
+
+    def _give_child(self, live: LiveTask) -> None:
         assert self._nursery is not None, "run comes first"  # noqa: S101
-        # When it is stopping, the next start takes the task from the store.
-        if not self.draining:
-            self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
+        self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
@@ -371,7 +391,7 @@ class Supervisor:
     def _wake(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
             if task_id in self._live:
-                self._live[task_id].alarm.ring()
+                self._rouse(self._live[task_id])
 
 
 def _accepted(written: Written | CrecheError) -> Accepted | CrecheError:
