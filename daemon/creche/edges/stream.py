@@ -100,9 +100,9 @@ class Stream:
         self._listeners.add(line)
         try:
             nursery.start_soon(_read_forever, connection)
-            nursery.start_soon(_ping_forever, connection, line)
             await line.tell(_JSON.encode(Hello(cursor=reader.cursor, node=self._node, version=__version__)))
             async with trio.open_nursery() as telling:
+                telling.start_soon(_ping_forever, connection, line)
                 if with_updates:
                     telling.start_soon(self._tell_updates_forever, line, self._updates.watch(wanted.matches))
                 await self._tell_outcomes(line, reader, wanted)

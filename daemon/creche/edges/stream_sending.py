@@ -55,7 +55,7 @@ class Paced(trio.abc.Stream):
 
         What the kernel did not take is sent before anything else: see `is_behind`, `flush`.
         """
-        if self._rest or self._closing or self._turn.locked():
+        if self._rest or self._closing:
             return False
         try:
             sent = self._stream.send_now(frames)

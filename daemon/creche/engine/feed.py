@@ -1,8 +1,9 @@
 """The log of outcomes and its readers.
 
 Nobody is pushed to: every reader has a cursor and its own pace, so a slow one costs nobody else time or memory. Recent
-entries are kept in memory, encoded once for all readers; who is further behind reads on from the store. A cursor
-is opaque to clients; inside it is the store's identity and a position.
+entries are kept in memory, encoded once for all readers; who is further behind reads on from the store. Many who are
+not behind can be told together, by `recent_after`. A cursor is opaque to clients; inside it is the store's identity and
+a position.
 """
 
 from __future__ import annotations

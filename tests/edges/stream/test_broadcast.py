@@ -14,7 +14,7 @@ import trio.testing
 from creche.core.query import TaskFilter
 from creche.core.task import Task
 from creche.edges.stream_broadcast import GATHER_S, SEND_COSTS_BYTES, SENDS_BYTES, Broadcast
-from creche.edges.stream_sending import Paced
+from creche.edges.stream_sending import PING_EVERY_S, Paced
 from creche.engine.feed import PAGE
 from creche.testing import make_task
 from tests.edges.stream.conftest import OLDEST, Query, Serve, frames_of, upgrade
@@ -33,12 +33,13 @@ class Moody:
     def __init__(self, random: Random, query: Query = ()) -> None:
         self.query = query
         self.moods = 0
+        self.is_shut = False
         self._random = random
         self._taken = bytearray()
         self._asked = False
 
     def send_now(self, data: bytes | memoryview) -> int:
-        room = self._random.choice((0, 1, 9, 300, len(data), len(data), len(data)))
+        room = 0 if self.is_shut else self._random.choice((0, 1, 9, 300, len(data), len(data), len(data)))
         self.moods += room < len(data)
         self._taken += data[:room]
         return min(room, len(data))
@@ -99,6 +100,47 @@ async def test_each_hears_what_it_wants_once_and_in_order(autojump_clock: object
             f"id-{seq}" for seq in range(since + 1, len(algorithms) + 1) if algorithms[seq - 1] in wanted
         ]
     assert sum(moody.moods for moody, _ in listeners) > 100
+
+
+async def test_a_ping_that_is_due_while_the_close_waits_does_not_replace_it(
+    serve: Serve, autojump_clock: object
+) -> None:
+    """The listener hears the close frame when it takes something again."""
+    serving, listener = serve(), Moody(Random(1))  # noqa: S311 - as above
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serving.stream.serve, upgrade(()), listener)
+        await trio.sleep(PING_EVERY_S - 1)
+        listener.is_shut = True
+        serving.feed.close()
+        await trio.sleep(2)
+        listener.is_shut = False
+        await trio.sleep(2)
+        assert [message["type"] for message in listener.messages()] == ["hello"]
+        nursery.cancel_scope.cancel()
+
+
+class Pausing(Moody):
+    """A kernel that takes nothing behind `hello` until it `is_open`."""
+
+    is_open = False
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        self.is_shut = b'"hello"' in self._taken and not self.is_open
+        return super().send_now(data)
+
+
+async def test_what_comes_while_a_gap_is_told_is_told(serve: Serve, autojump_clock: object) -> None:
+    """Also when it is the last: the feed was closed meanwhile."""
+    serving, listener = serve(), Pausing(Random(1))  # noqa: S311 - as above
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serving.stream.serve, upgrade((("since", "unknown"),)), listener)
+        await trio.sleep(2)
+        serving.publish("t1")
+        serving.feed.close()
+        listener.is_open = True
+        await trio.sleep(2)
+        assert [message["type"] for message in listener.messages()] == ["hello", "resync", "result"]
+        nursery.cancel_scope.cancel()
 
 
 def anything(_: Task) -> bool:

@@ -66,7 +66,9 @@ async def test_what_begins_is_finished_first() -> None:
     line = Paced(kernel)
     assert line.offer(framed([b"one", b"two"]))
     assert line.is_behind
+    kernel.room = 99
     assert not line.offer(framed([b"later"]))
+    kernel.room = 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(line.send_all, PING)
         await trio.testing.wait_all_tasks_blocked()

@@ -144,8 +144,10 @@ async def test_a_large_outcome_to_many_is_whole(autojump_clock: object, serve: S
     async with serving.listener() as one, serving.listener() as other:
         for connection in (one, other):
             await heard(connection)
+        began = trio.current_time()
         serving.publish("t1", LARGE_BYTES)
         for connection in (one, other):
             assert len((await heard(connection))["task"]["result"]) == LARGE_BYTES
+        assert trio.current_time() - began < PING_EVERY_S / 2  # nothing else need be sent to get it through
         serving.publish("t2")
         assert [(await heard(connection))["cursor"] for connection in (one, other)] == ["id-2", "id-2"]
