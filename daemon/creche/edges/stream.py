@@ -100,7 +100,7 @@ class Stream:
         self._listeners.add(line)
         try:
             nursery.start_soon(_read_forever, connection)
-            await line.tell(_JSON.encode(Hello(cursor=reader.cursor, node=self._node, version=__version__)))
+            await line.tell([_JSON.encode(Hello(cursor=reader.cursor, node=self._node, version=__version__))])
             async with trio.open_nursery() as telling:
                 telling.start_soon(_ping_forever, connection, line)
                 if with_updates:
@@ -118,9 +118,9 @@ class Stream:
             items = await reader.next_nowait()
             gap = reader.missed()
             if gap is not None:
-                await line.tell(_JSON.encode(Resync(cursor=gap)))
+                await line.tell([_JSON.encode(Resync(cursor=gap))])
             if items:
-                await line.tell(*(item.message for item in items))
+                await line.tell(item.message for item in items)
             if items or gap is not None:
                 continue  # more may have come meanwhile
             if self._feed.closed:
@@ -130,10 +130,8 @@ class Stream:
     async def _tell_updates_forever(self, line: Paced, watcher: Watcher) -> None:
         try:
             while True:
-                for task_id in await watcher.next():
-                    found = self._minding.live_task(task_id)
-                    if found is not None:
-                        await line.tell(_JSON.encode(Update(task_out(*found))))
+                found = map(self._minding.live_task, await watcher.next())
+                await line.tell(_JSON.encode(Update(task_out(*one))) for one in found if one is not None)
                 await trio.sleep(UPDATE_EVERY_S)
         finally:
             watcher.close()

@@ -78,10 +78,11 @@ class Paced(trio.abc.Stream):
         async with self._turn:
             await self._send_rest()
 
-    async def tell(self, *messages: bytes) -> None:
+    async def tell(self, messages: Iterable[bytes]) -> None:
         """Send text messages. Many small ones go in one piece; large ones are not copied for every listener.
 
-        Raises `trio.ClosedResourceError` behind a close frame, after which nothing may be sent.
+        They are asked for as they are sent. Raises `trio.ClosedResourceError` behind a close frame, after which nothing
+        may be sent.
         """
         async with self._turn:
             for frames in _pieces(messages):
@@ -106,7 +107,6 @@ class Paced(trio.abc.Stream):
         while self._rest:
             piece = self._rest[0][:SEND_BYTES]
             with trio.fail_after(SEND_S):
-                await trio.lowlevel.checkpoint()
                 while piece:
                     if sent := self._stream.send_now(piece):
                         piece, self._rest[0] = piece[sent:], self._rest[0][sent:]
@@ -115,6 +115,7 @@ class Paced(trio.abc.Stream):
             if not self._rest[0]:
                 self._rest.pop(0)
             self._renew_patience()
+            await trio.lowlevel.checkpoint()
 
     def _renew_patience(self) -> None:
         if self.patience is not None:
