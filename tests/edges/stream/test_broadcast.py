@@ -165,7 +165,6 @@ class Willing:
 
     async def receive_some(self, _: int | None = None) -> bytes:
         await trio.sleep_forever()
-        return b""
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

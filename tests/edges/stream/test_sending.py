@@ -40,7 +40,6 @@ class Kernel:
 
     async def receive_some(self, _: int | None = None) -> bytes:
         await trio.sleep_forever()
-        return b""
 
     async def aclose(self) -> None:
         self.is_closed = True
