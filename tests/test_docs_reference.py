@@ -26,7 +26,7 @@ from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
 from creche.core.task import Outcome, Status
-from creche.edges import api, stream
+from creche.edges import api, stream, stream_broadcast, stream_sending
 from creche.edges.api_routes import Route
 from creche.edges.metrics import Metrics, Snapshot
 from creche.errors import CrecheError, RefusedError, UnavailableError
@@ -292,8 +292,9 @@ def test_the_query_and_the_times_of_the_stream() -> None:
     assert set(rows("stream.md", "Query parameters")) == set(known)
     closing = sections("stream.md")["Close codes"]
     assert f"| {stream.GOING_AWAY} |" in closing
-    assert f"one message within {stream.SEND_S:g} seconds" in closing
-    assert f"every {stream.PING_EVERY_S:g} seconds" in closing
+    assert f"one message within {stream_sending.SEND_S:g} seconds" in closing
+    assert f"every {stream_sending.PING_EVERY_S:g} seconds" in closing
+    assert f"within {stream_broadcast.GATHER_S * 1000:g} ms" in sections("stream.md")["Promises"]
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
