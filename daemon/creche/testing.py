@@ -182,6 +182,57 @@ class Call(NamedTuple):
 _DONE = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"'))
 
 
+class Standing:
+    """`ports.Poll` of a coroutine function, which is awaited for each question; an equal reading is no news."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Reading]]) -> None:
+        self._ask = ask
+        self._last: Reading | None = None
+        self._news: Reading | Exception | None = None
+        self._asking: trio.CancelScope | None = None
+        self._done: Callable[[bool], None] = lambda _: None
+
+    async def __call__(self) -> Reading:
+        """Ask, or take what came."""
+        if self._asking is not None:
+            came = trio.Event()
+            self._last, self._done = None, lambda _: came.set()
+            try:
+                await came.wait()
+            finally:
+                self.abandon()
+        news, self._news = self._news, None
+        if isinstance(news, Exception):
+            raise news
+        self._last = news if news is not None else await self._ask()
+        return self._last
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:  # noqa: ARG002 - at once is soon enough
+        """Asks in a system task, once there is something to compare with."""
+        if self._last is None:
+            return False
+        self._asking, self._done = trio.CancelScope(), done
+        trio.lowlevel.spawn_system_task(self._ask_alone, self._asking)
+        return True
+
+    def abandon(self) -> None:
+        """The system task ends without a word."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    async def _ask_alone(self, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                said: Reading | Exception = await self._ask()
+            except Exception as exc:  # noqa: BLE001 - it is raised when somebody comes for it
+                said = exc
+            if scope is self._asking:
+                self._asking = None
+                self._news = None if said == self._last else said
+                self._done(self._news is not None)
+
+
 class FakeProvider:
     """`ports.Provider` by script: each method takes its steps one after another, and repeats the last one for ever.
 
@@ -220,7 +271,7 @@ class FakeProvider:
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""
-        return partial(self.poll, job)
+        return Standing(partial(self.poll, job))
 
     async def poll(self, job: Job) -> Reading:
         """The next step of `poll`."""

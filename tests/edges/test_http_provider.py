@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from creche.core.binding import Binding
-from creche.core.exchange import Answer, Call
+from creche.core.exchange import Answer, Call, Prepared
 from creche.core.recipe import load_recipe
 from creche.core.task import Job, Task
-from creche.edges.http_provider import MEMORY_BYTES, HttpProvider, Send
+from creche.edges.http_provider import MEMORY_BYTES, HttpProvider
 from creche.edges.upstream import Upstream
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 from tests.edges.upstream.conftest import provider as server
@@ -43,8 +43,8 @@ class Scripted:
             raise self._end
         return self._end
 
-    def prepare(self, call: Call, *, timeout_s: float) -> Send:
-        return partial(self.send, call, timeout_s=timeout_s)
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        return Prepared(partial(self.send, call, timeout_s=timeout_s), lambda _, __: None)
 
 
 def provider_over(transport: Any, base: str = "http://api.example") -> HttpProvider:  # noqa: ANN401 - any transport
@@ -161,9 +161,9 @@ class Saying:
         await trio.lowlevel.checkpoint()
         return self._said.pop(0)
 
-    def prepare(self, call: Call, *, timeout_s: float) -> Send:
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
         self.prepared += 1
-        return partial(self.send, call, timeout_s=timeout_s)
+        return Prepared(partial(self.send, call, timeout_s=timeout_s), lambda _, __: None)
 
 
 def said(body: bytes, **headers: str) -> Answer:
@@ -221,8 +221,8 @@ class Pages:
         self.urls.append(call.url)
         return await Scripted(self._ends.pop(0)).send(call, timeout_s=timeout_s)
 
-    def prepare(self, call: Call, *, timeout_s: float) -> Send:
-        return partial(self.send, call, timeout_s=timeout_s)
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        return Prepared(partial(self.send, call, timeout_s=timeout_s), lambda _, __: None)
 
 
 def page(*job_ids: str, after: str | None = None) -> Answer:

@@ -17,7 +17,7 @@ from creche.core.task import Job, Status, Succeeded, Task
 from creche.engine.feed import OLDEST
 from creche.engine.ports import Poll
 from creche.errors import Outage
-from creche.testing import FakeProvider
+from creche.testing import FakeProvider, Standing
 from tests.engine.conftest import Engine, count
 
 RUNNING = Reading(status=JobStatus.PROCESSING)
@@ -124,7 +124,7 @@ class Ledger:
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""
-        return partial(self.poll, job)
+        return Standing(partial(self.poll, job))
 
     async def poll(self, job: Job) -> Reading:
         await self._io()

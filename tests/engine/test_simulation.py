@@ -37,6 +37,7 @@ from creche.errors import (
     UnknownAlgorithm,
     WrongStatus,
 )
+from creche.testing import Standing
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Engine
@@ -122,7 +123,7 @@ class World:
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""
-        return partial(self.poll, job)
+        return Standing(partial(self.poll, job))
 
     async def poll(self, job: Job) -> Reading:
         """How the job is."""

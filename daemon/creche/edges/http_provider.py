@@ -7,15 +7,16 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
+import trio
 
 from creche.core.binding import Binding
-from creche.core.exchange import Answer, Call
+from creche.core.exchange import Answer, Call, Prepared
 from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
@@ -31,8 +32,6 @@ _WORDS_LIMIT = 300
 MEMORY_BYTES = 4096
 """An answer to a poll that is larger is not kept to be compared with the next one."""
 
-Send = Callable[[], Awaitable[Answer]]
-
 
 class Transport(Protocol):
     """Carries one request to its whole answer within `timeout_s` seconds, or raises one of httpx2's errors.
@@ -44,8 +43,8 @@ class Transport(Protocol):
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
 
-    def prepare(self, call: Call, *, timeout_s: float) -> Send:
-        """What does `send` each time that it is called and awaited. Raises for a call that can never be sent."""
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        """The call, ready to be sent again and again. Raises for a call that can never be sent."""
 
 
 class HttpProvider:
@@ -115,7 +114,19 @@ class _HttpPoll:
     While a job waits or runs, most answers say just what the one before said.
     """
 
-    __slots__ = ("_binding", "_gist", "_job", "_reading", "_send", "_timeout_s", "_transport", "_url")
+    __slots__ = (
+        "_abandon",
+        "_binding",
+        "_done",
+        "_end",
+        "_gist",
+        "_job",
+        "_prepared",
+        "_reading",
+        "_timeout_s",
+        "_transport",
+        "_url",
+    )
 
     def __init__(self, binding: Binding, transport: Transport, job: Job, timeout_s: float) -> None:
         self._binding = binding
@@ -123,28 +134,70 @@ class _HttpPoll:
         self._job = job
         self._timeout_s = timeout_s
         self._url = ""
-        self._send: Send | None = None
+        self._prepared: Prepared | None = None
         self._gist: tuple[object, ...] | None = None
         self._reading: Reading | None = None
+        self._abandon: Callable[[], None] | None = None
+        self._done: Callable[[bool], None]
+        self._end: Answer | Exception | None = None
 
     async def __call__(self) -> Reading:
+        if self._abandon is not None:
+            await self._arrival()
+        end, self._end = self._end, None
         try:
-            answer = await (self._send or self._prepare())()
+            if end is None:
+                end = await (self._prepared or self._prepare()).send()
+            elif isinstance(end, Exception):
+                raise end
         except _ERRORS as exc:
             raise _failure(exc, self._url, self._binding) from exc
+        return self._read(end)
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:
+        """As `Poll.repeat`. The first question, and those that need a new connection, are somebody's to wait for."""
+        if self._prepared is None or self._reading is None:
+            return False
+        self._abandon = self._prepared.begin(self._on_end, step_s)
+        self._done = done
+        return self._abandon is not None
+
+    def abandon(self) -> None:
+        """As `Poll.abandon`."""
+        abandon, self._abandon = self._abandon, None
+        if abandon is not None:
+            abandon()
+
+    def _on_end(self, end: Answer | Exception) -> None:
+        self._abandon = None
+        news = isinstance(end, Exception) or self._binding.gist(end) != self._gist
+        self._end = end if news else None
+        self._done(news)
+
+    async def _arrival(self) -> None:
+        """Wait for the answer to a question that was asked for nobody; it is somebody's now, whatever it says."""
+        came = trio.Event()
+        self._gist = None
+        self._done = lambda _: came.set()
+        try:
+            await came.wait()
+        finally:
+            self.abandon()
+
+    def _read(self, answer: Answer) -> Reading:
         gist = self._binding.gist(answer)
-        if self._reading is not None and gist == self._gist:
+        if self._reading is not None and gist is not None and gist == self._gist:
             return self._reading
         reading = self._binding.read_poll(answer)
         kept = gist is not None and reading.status.running and len(answer.body) <= MEMORY_BYTES
         self._gist, self._reading = (gist, reading) if kept else (None, None)
         return reading
 
-    def _prepare(self) -> Send:
+    def _prepare(self) -> Prepared:
         call = self._binding.poll_call(self._job)
         self._url = call.url
-        self._send = self._transport.prepare(call, timeout_s=self._timeout_s)
-        return self._send
+        self._prepared = self._transport.prepare(call, timeout_s=self._timeout_s)
+        return self._prepared
 
 
 def _failure(error: Exception, url: str, binding: Binding) -> ProviderError:

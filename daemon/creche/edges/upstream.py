@@ -15,19 +15,22 @@ import contextlib
 import functools
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import httpx2
 import msgspec
 import trio
 
-from creche.core.exchange import Answer, Call
+from creche.core.exchange import Answer, Call, Prepared
 from creche.edges.upstream_addresses import LOOKUPS
-from creche.edges.upstream_connection import AnswerReader, Connection, Expired, dial, secure
+from creche.edges.upstream_answer import AnswerReader
+from creche.edges.upstream_connection import Connection, Expired
+from creche.edges.upstream_dial import dial, secure
 from creche.edges.upstream_origin import Origin, OriginStatistics
 from creche.edges.upstream_patience import Patience
 from creche.edges.upstream_request import Place, encode, locate
+from creche.edges.upstream_switchboard import Switchboard
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
 _CLOSED = "no more requests are sent"
@@ -39,11 +42,11 @@ class Statistics(msgspec.Struct, frozen=True):
     origins: Mapping[str, OriginStatistics]
 
 
-class _Prepared(NamedTuple):
-    """A call that is ready to be sent, any number of times."""
+class _Request(NamedTuple):
+    """A call as it is sent."""
 
     place: Place
-    request: bytes
+    data: bytes
     timeout_s: float
     fresh: bool
     repeatable: bool
@@ -77,6 +80,7 @@ class Upstream:
         self._origins: dict[str, Origin] = {}
         self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._patience = Patience()
+        self._switchboard = Switchboard()
         self._unsent: set[trio.CancelScope] = set()
         self._next_sweep = 0.0
         self._closed = False
@@ -92,23 +96,24 @@ class Upstream:
         GET and HEAD are sent once more when the provider closed a kept-alive connection instead of answering.
         A connection whose exchange was cancelled or broke is closed.
         """
-        return await self.prepare(call, timeout_s=timeout_s)()
+        return await self.prepare(call, timeout_s=timeout_s).send()
 
-    def prepare(self, call: Call, *, timeout_s: float) -> Callable[[], Awaitable[Answer]]:
-        """What sends the call, as `send` does, each time that it is called and awaited, be it many times at once.
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        """The call, ready to be sent as `send` does. Raises for one that cannot be sent.
 
-        Raises for a call that cannot be sent.
+        `begin` wants a free slot and a kept connection, and does not send a call once more by itself. The answer is
+        read at the next multiple of its `step_s`.
         """
         place, target = locate(call.url)
-        prepared = _Prepared(
+        request = _Request(
             place=place,
-            request=encode(call, place.host_field, target),
+            data=encode(call, place.host_field, target),
             timeout_s=timeout_s,
             fresh=call.fresh,
             repeatable=call.method in _REPEATABLE,
             body_expected=call.method != "HEAD",
         )
-        return functools.partial(self._send, prepared)
+        return Prepared(functools.partial(self._send, request), functools.partial(self._begin, request))
 
     async def aclose(self) -> None:
         """Close the idle connections and send nothing more. Requests that are on the wire end as they would.
@@ -121,48 +126,99 @@ class Upstream:
             scope.cancel()
         for origin in self._origins.values():
             origin.close_idle()
+        self._switchboard.close()
         await trio.lowlevel.checkpoint()
 
     def statistics(self) -> Statistics:
         """What is open now."""
         return Statistics(origins={name: one.statistics() for name, one in self._origins.items() if one.is_used()})
 
-    async def _send(self, call: _Prepared) -> Answer:
+    async def _send(self, request: _Request) -> Answer:
         now = trio.current_time()
-        deadline = now + call.timeout_s
-        origin = self._origin(call.place, now)
+        deadline = now + request.timeout_s
+        origin = self._origin(request.place, now)
         try:
             origin.slots.acquire_nowait()
         except trio.WouldBlock:
-            await self._wait_for_slot(origin, deadline, call)
+            await self._wait_for_slot(origin, deadline, request)
+            now = trio.current_time()
         try:
             if self._closed:
                 raise httpx2.PoolTimeout(_CLOSED)
-            connection = None if call.fresh else origin.take_idle(now - self._idle_s)
+            connection = None if request.fresh else origin.take_idle(now - self._idle_s)
             if connection is not None:
                 try:
-                    return await self._exchange(origin, connection, deadline, call)
+                    return await self._exchange(origin, connection, deadline, request)
                 except httpx2.NetworkError:
-                    if connection.heard or not call.repeatable:
+                    if connection.heard or not request.repeatable:
                         raise
-            connection = await self._connect(origin, deadline, call)
-            return await self._exchange(origin, connection, deadline, call)
+            connection = await self._connect(origin, deadline, request)
+            return await self._exchange(origin, connection, deadline, request)
         finally:
             origin.slots.release()
 
-    async def _exchange(self, origin: Origin, connection: Connection, deadline: float, call: _Prepared) -> Answer:
+    def _begin(
+        self, request: _Request, done: Callable[[Answer | Exception], None], step_s: float
+    ) -> Callable[[], None] | None:
+        now = trio.current_time()
+        origin = self._origin(request.place, now)
+        if self._closed or request.fresh or not origin.slots.value:
+            return None
+        connection = origin.take_idle(now - self._idle_s)
+        if connection is None:
+            return None
+        origin.slots.acquire_nowait()
+        unattended = _Unattended(self._end_unattended, origin, connection, request, done)
+        self._switchboard.leave(connection, step_s)
+        self._exchange_nowait(connection, now + request.timeout_s, request, unattended.end)
+        return unattended.abandon
+
+    async def _exchange(self, origin: Origin, connection: Connection, deadline: float, request: _Request) -> Answer:
+        child = trio.lowlevel.current_task()
+        ends: list[Answer | Exception] = []
+
+        def done(end: Answer | Exception) -> None:
+            self._end(origin, connection)
+            ends.append(end)
+            trio.lowlevel.reschedule(child)
+
+        def abandon(_: object) -> trio.lowlevel.Abort:
+            self._patience.let_go(connection)
+            connection.close()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._switchboard.attend(connection)
+        self._exchange_nowait(connection, deadline, request, done)
+        await trio.lowlevel.wait_task_rescheduled(abandon)
+        [end] = ends
+        if isinstance(end, Answer):
+            return end
+        raise _named(end, connection, request)
+
+    def _exchange_nowait(
+        self,
+        connection: Connection,
+        deadline: float,
+        request: _Request,
+        done: Callable[[Answer | Exception], None],
+    ) -> None:
         connection.deadline = deadline
         self._patience.watch(connection)
-        try:
-            return await connection.exchange(call.request, body_expected=call.body_expected)
-        except Expired:
-            within = f"within {call.timeout_s:g} s"
-            if connection.sending:
-                raise httpx2.WriteTimeout(f"the provider did not take the whole request {within}") from None
-            raise httpx2.ReadTimeout(f"no whole answer {within}") from None
-        finally:
-            self._patience.let_go(connection)
-            self._give_back(origin, connection)
+        connection.begin(request.data, body_expected=request.body_expected, done=done)
+
+    def _end(self, origin: Origin, connection: Connection) -> None:
+        """An exchange is over: keep the connection, or close it."""
+        self._patience.let_go(connection)
+        if connection.reusable and not self._closed:
+            connection.idle_since = trio.current_time()
+            origin.idle.append(connection)
+        else:
+            connection.close()
+
+    def _end_unattended(self, origin: Origin, connection: Connection) -> None:
+        self._switchboard.settle(connection)
+        self._end(origin, connection)
+        origin.slots.release()
 
     def _origin(self, place: Place, now: float) -> Origin:
         if now >= self._next_sweep:
@@ -189,14 +245,14 @@ class Upstream:
             finally:
                 self._unsent.discard(scope)
 
-    async def _wait_for_slot(self, origin: Origin, deadline: float, call: _Prepared) -> None:
+    async def _wait_for_slot(self, origin: Origin, deadline: float, request: _Request) -> None:
         with self._unsent_until(deadline) as scope:
             await origin.slots.acquire()
         if scope.cancelled_caught:
-            words = _CLOSED if self._closed else f"no turn within {call.timeout_s:g} s: all connections are in use"
+            words = _CLOSED if self._closed else f"no turn within {request.timeout_s:g} s: all connections are in use"
             raise httpx2.PoolTimeout(words)
 
-    async def _connect(self, origin: Origin, deadline: float, call: _Prepared) -> Connection:
+    async def _connect(self, origin: Origin, deadline: float, request: _Request) -> Connection:
         origin.make_room()
         own_deadline = trio.current_time() + self._connect_timeout_s
         try:
@@ -211,10 +267,10 @@ class Upstream:
             raise httpx2.ConnectError(_CLOSED)
         if scope.cancelled_caught:
             origin.addresses.forget()
-            within_s = self._connect_timeout_s if own_deadline <= deadline else call.timeout_s
+            within_s = self._connect_timeout_s if own_deadline <= deadline else request.timeout_s
             raise httpx2.ConnectTimeout(f"no connection within {within_s:g} s")
         reader = AnswerReader(max_body_bytes=self._max_body_bytes, max_header_bytes=self._max_header_bytes)
-        return Connection(connected, reader)
+        return Connection(connected, reader, self._switchboard, on_spoiled=origin.drop)
 
     async def _reach(self, origin: Origin) -> socket.socket:
         context = self._tls() if origin.place.scheme == "https" else None
@@ -228,12 +284,42 @@ class Upstream:
             self._ssl_context.set_alpn_protocols(["http/1.1"])
         return self._ssl_context
 
-    def _give_back(self, origin: Origin, connection: Connection) -> None:
-        if connection.reusable and not self._closed:
-            connection.idle_since = trio.current_time()
-            origin.idle.append(connection)
-        else:
-            connection.close()
+
+class _Unattended:
+    """An exchange for which nobody waits."""
+
+    __slots__ = ("_close", "_connection", "_done", "_origin", "_request")
+
+    def __init__(
+        self,
+        close: Callable[[Origin, Connection], None],
+        origin: Origin,
+        connection: Connection,
+        request: _Request,
+        done: Callable[[Answer | Exception], None],
+    ) -> None:
+        self._close = close
+        self._origin = origin
+        self._connection = connection
+        self._request = request
+        self._done = done
+
+    def end(self, end: Answer | Exception) -> None:
+        self._close(self._origin, self._connection)
+        self._done(end if isinstance(end, Answer) else _named(end, self._connection, self._request))
+
+    def abandon(self) -> None:
+        self._close(self._origin, self._connection)  # for good: it is in the midst of something
+
+
+def _named(error: Exception, connection: Connection, request: _Request) -> Exception:
+    """What took too long, if that is what went wrong."""
+    if not isinstance(error, Expired):
+        return error
+    within = f"within {request.timeout_s:g} s"
+    if connection.sending:
+        return httpx2.WriteTimeout(f"the provider did not take the whole request {within}")
+    return httpx2.ReadTimeout(f"no whole answer {within}")
 
 
 def _words(error: OSError | ValueError) -> str:

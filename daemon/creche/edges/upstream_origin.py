@@ -40,6 +40,12 @@ class Origin:
             connection.close()
         return None
 
+    def drop(self, connection: Connection) -> None:
+        """Something came on an idle connection: nobody can use it any more."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+        connection.close()
+
     def make_room(self) -> None:
         """Close the oldest idle connections, so that with the one to be made each has its own slot."""
         self.close_idle(keep=self.slots.value)

@@ -10,11 +10,11 @@ import math
 
 import trio
 
-from creche.edges.upstream_connection import Connection
+from creche.edges.upstream_connection import Connection, Expired
 
 
 class Patience:
-    """Watches exchanges; one whose connection's `deadline` has passed is expired.
+    """Watches exchanges; one whose connection's `deadline` has passed ends with `Expired`.
 
     The watching is done by a system task of Trio's, begun when there is something to watch and ended when there is not,
     so that nobody has to run anything for a time-out to hold.
@@ -49,6 +49,6 @@ class Patience:
             now = trio.current_time()
             for late in [one for one in self._watched if one.deadline <= now]:
                 self._watched.discard(late)
-                late.expire()
+                late.fail(Expired())
             self._next_look = min((one.deadline for one in self._watched), default=math.inf)
         self._next_look = math.inf

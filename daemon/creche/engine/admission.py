@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
@@ -87,6 +87,20 @@ def not_configured(name: str) -> Algorithm:
     return Algorithm(name=name, provider=_NotConfigured(name), rhythm=Rhythm(), in_flight=0)
 
 
+class _NeverAsked:
+    def __init__(self, refuse: Callable[[], NoReturn]) -> None:
+        self._refuse = refuse
+
+    async def __call__(self) -> Reading:
+        self._refuse()
+
+    def repeat(self, _: Callable[[bool], None], *, step_s: float) -> bool:  # noqa: ARG002 - never
+        return False
+
+    def abandon(self) -> None:
+        pass
+
+
 class _NotConfigured:
     # Nothing is sent; a create that may have arrived stays open until the real provider is back.
     repeatable = True
@@ -100,10 +114,7 @@ class _NotConfigured:
         self._refuse()
 
     def poll_of(self, _: Job) -> Poll:
-        return self._poll
-
-    async def _poll(self) -> Reading:
-        self._refuse()
+        return _NeverAsked(self._refuse)
 
     async def poll_many(self, _: Sequence[Job]) -> dict[str, Reading]:
         self._refuse()

@@ -6,7 +6,7 @@ polled; an outcome is durable before any listener hears it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -147,7 +147,29 @@ class Heartbeats(Protocol):
         """Close the connection. Keys of live tasks stay and tell the truth: their time no longer moves."""
 
 
-Poll = Callable[[], Awaitable[Reading]]
+class Poll(Protocol):
+    """The standing question about one job. One question at a time; whatever is the same for all is done once.
+
+    Most answers say what the last one said; nobody needs to be woken for those.
+    """
+
+    async def __call__(self) -> Reading:
+        """Ask, and wait for the answer, or take the one that came with news.
+
+        An answer that says what the last one said may bring the same `Reading` object again. Raises, besides what all
+        methods of a provider raise, `JobNotFound` when the provider does not know the job.
+        """
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:
+        """Ask without waiting, if that can be done at once; False when not, then nothing was done.
+
+        `done` is called later, by up to `step_s` seconds later than it could: with False when the answer was just as
+        the last one, with True when there is news, an error be it, which the next call of this brings. It must not
+        raise.
+        """
+
+    def abandon(self) -> None:
+        """Whoever called `repeat` does not want to hear of it any more."""
 
 
 class Provider(Protocol):
@@ -177,11 +199,7 @@ class Provider(Protocol):
         """
 
     def poll_of(self, job: Job) -> Poll:
-        """What asks for the job's state, each time that it is called and awaited; one question at a time.
-
-        Whatever is the same for all these questions is done here, once. An answer that says the same as the last may
-        bring the same `Reading` object again. Asking raises `JobNotFound` when the provider does not know the job.
-        """
+        """What asks for the job's state, time after time."""
 
     async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
         """Ask for the state of up to `batch` jobs at once: what the answer says, by job id.
