@@ -132,7 +132,7 @@ async def test_a_provider_that_is_back_is_asked_by_all_soon_and_not_at_once(
     provider = Reachable(30, 630)
     await engine.start(engine.algorithm(provider))
     await submit_all(engine, NAMES)
-    await trio.sleep_until(630 + 15 + 15 + 3)
+    await trio.sleep_until(630 + 15 + 2 * 3)
     back = provider.polls_between(630, 700)
     assert len({call.id for call in provider.calls if call.method == "poll" and call.at >= 630}) == 20
     assert all(engine.condition(name) is None for name in NAMES)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from creche.engine.timetable import TICK_S, Alarm, Timetable
+from creche.engine.timetable import TICK_S, Alarm, Timetable, step_of
 
 
 @pytest.fixture
@@ -130,3 +131,85 @@ async def test_alarms_need_no_running_timetable_to_be_rung(autojump_clock: objec
         nursery.start_soon(alarm.sleep, 100.0)
         await trio.testing.wait_all_tasks_blocked()
         alarm.ring()
+
+
+async def test_something_else_may_be_done_instead_of_waking(timetable: Timetable, autojump_clock: object) -> None:
+    """The sleeper sleeps on, as often as there is something to do, and for as long as it takes."""
+    alarm, times = timetable.alarm(), []
+
+    def instead() -> bool:
+        times.append(round(trio.current_time(), 1))
+        if len(times) == 1:
+            alarm.go_on(5.0)
+        elif len(times) == 2:
+            nursery.start_soon(later)
+        return len(times) < 3
+
+    async def later() -> None:
+        await trio.sleep(10)
+        alarm.go_on(5.0)
+
+    async with trio.open_nursery() as nursery:
+        await alarm.sleep(3.0, instead=instead)
+    assert times == [3.0, 8.0, 23.0]
+
+
+async def test_what_is_done_instead_may_end_with_a_ring(timetable: Timetable, autojump_clock: object) -> None:
+    """Or be cancelled, or go on when nobody sleeps any more: nothing is left behind."""
+    alarm = timetable.alarm()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: alarm.sleep(1.0, instead=lambda: True))
+        await trio.sleep(5)
+        alarm.ring()
+    with trio.move_on_after(5):
+        await alarm.sleep(1.0, instead=lambda: True)
+    alarm.go_on(1.0)
+    start = trio.current_time()
+    await alarm.sleep(3.0)
+    assert trio.current_time() - start == pytest.approx(3.0, abs=TICK_S)
+
+
+async def test_a_defect_of_what_is_done_instead_is_the_sleeper_s(timetable: Timetable, autojump_clock: object) -> None:
+    """It is raised there, and the timetable goes on."""
+
+    def slip() -> bool:
+        raise KeyError("a slip of ours")
+
+    alarm = timetable.alarm()
+    with pytest.raises(KeyError, match="a slip of ours"):
+        await alarm.sleep(1.0, instead=slip)
+    await alarm.sleep(1.0)
+    alarm.ring(KeyError("unheard"))
+    await alarm.sleep(1.0)
+
+
+async def test_a_sleep_can_be_hastened_but_not_drawn_out(timetable: Timetable, autojump_clock: object) -> None:
+    """And then it ends, whatever was to be done instead; where nobody sleeps nothing happens."""
+    alarm = timetable.alarm()
+    alarm.hasten(0.0)
+    for hasten_s, end_s, stays in ((2.0, 3.0, True), (100.0, 10.0, False)):
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(alarm.sleep, 10.0, instead=partial(bool, stays)))
+            await trio.sleep(1)
+            alarm.hasten(hasten_s)
+        assert trio.current_time() - start == pytest.approx(end_s, abs=2 * TICK_S)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step_s"), [(3600.0, 0.04), (3.0, 0.04), (1.0, 0.01), (0.1, 0.00125), (0.0, 0.000625)]
+)
+def test_short_sleeps_have_finer_steps(seconds: float, step_s: float) -> None:
+    """A sixtieth of the sleep at most, so that a fast rhythm stays one."""
+    assert step_of(seconds) == pytest.approx(step_s)
+
+
+async def test_thousands_of_early_rings_leave_no_lists_behind(timetable: Timetable, autojump_clock: object) -> None:
+    """A task that is rung again and again before its time must not fill the memory."""
+    alarm = timetable.alarm()
+    for _ in range(5000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(alarm.sleep, 1000.0)
+            await trio.lowlevel.checkpoint()
+            alarm.ring()
+    assert timetable._entries <= 2001

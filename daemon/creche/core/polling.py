@@ -90,6 +90,13 @@ def outcome_of(reading: Reading, cancel_reason: str | None) -> Outcome:
             return Failed(reason="provider", message=reading.message)
 
 
+def attributed(outcome: Outcome, cancel_reason: str | None) -> Outcome:
+    """The outcome as it is told: a job that was cancelled, and by a client of ours as far as anyone knows, was so."""
+    if cancel_reason is not None and outcome == Cancelled(reason="provider"):
+        return Cancelled(reason=cancel_reason)
+    return outcome
+
+
 class Poller:
     """The polling rules applied to one job."""
 

@@ -11,8 +11,10 @@ Here a connection is registered for as long as it is used in one way, of which t
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import select
+from collections.abc import Callable
 
 import trio
 from loguru import logger
@@ -61,7 +63,7 @@ class Switchboard:
         self._watch(connection, self._at_leisure)
         self._unattended.add(connection)
         if self._look_at == math.inf or step_s < self._step_s:
-            self._look_at, self._step_s = (trio.current_time() // step_s + 1) * step_s, step_s
+            self._look_at, self._step_s = _next(trio.current_time(), step_s), step_s
             self._sooner.set()
 
     def settle(self, connection: Connection) -> None:
@@ -128,8 +130,8 @@ class Switchboard:
             if now >= check_at:
                 check_at = now + CHECK_EVERY_S
                 for late in [one for one in self._unattended if one.deadline <= now]:
-                    late.fail(Expired())
-            self._look_at = (now // self._step_s + 1) * self._step_s if self._unattended else math.inf
+                    _contained(late, functools.partial(late.fail, Expired()))
+            self._look_at = _next(now, self._step_s) if self._unattended else math.inf
 
     def _tell_all(self, epoll: select.epoll) -> int:
         """Tell those that have something to do; how many, of which there may be more then."""
@@ -143,9 +145,20 @@ class Switchboard:
             if fd in self._asked:
                 self._asked.discard(fd)
                 epoll.modify(fd, READ)
-            try:
-                connection.on_event()
-            except Exception as exc:  # noqa: BLE001 - whatever is wrong with one exchange, the others go on
-                logger.opt(exception=exc).error("a request was ended by a defect of creche")
-                connection.fail(exc)
+            _contained(connection, connection.on_event)
         return len(events)
+
+
+def _contained(connection: Connection, do: Callable[[], None]) -> None:
+    """Whatever is wrong with one exchange, the others go on."""
+    try:
+        do()
+    except Exception as exc:  # noqa: BLE001 - as above
+        logger.opt(exception=exc).error("a request was ended by a defect of creche")
+        connection.fail(exc)
+
+
+def _next(now: float, step_s: float) -> float:
+    """The first multiple of a step behind `now`; never `now` itself, whatever rounding does."""
+    moment = (now // step_s + 1) * step_s
+    return moment if moment > now else moment + step_s

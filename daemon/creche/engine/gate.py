@@ -9,6 +9,7 @@ from loguru import logger
 
 from creche.core.limits import Breaker, Rate, Slots
 from creche.engine.batches import Batches
+from creche.engine.timetable import Alarm
 from creche.errors import CreateUncertain, Outage, ProviderError, Throttled
 
 
@@ -28,8 +29,9 @@ class Limits(Protocol):
 class Gate:
     """One algorithm's gate. It says how long to wait; the waiting is done by the tasks.
 
-    `trouble` is what opened the breaker, for those who have to wait although they met no error of their own. `batches`
-    gathers polls where the provider can be asked for many jobs at once.
+    `held` are the alarms of those who wait for the breaker, with the seconds by which each lags behind the others when
+    it closes. `trouble` is what opened it, for those who have to wait although they met no error of their own.
+    `batches` gathers polls where the provider can be asked for many jobs at once.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -42,6 +44,7 @@ class Gate:
         self.breaker = Breaker()
         self.trouble: ProviderError | None = None
         self.batches: Batches | None = None
+        self.held: dict[Alarm, float] = {}
 
     def take_over(self, limits: Limits) -> list[str]:
         """Changed limits, from now on; who waits for a turn has it already. Returns the tasks that have a slot now.
@@ -70,4 +73,6 @@ class Gate:
         """A request of one of the tasks was answered."""
         if not self.breaker.calm and self.breaker.answered():
             self.trouble = None
+            for alarm, spread_s in self.held.items():
+                alarm.hasten(spread_s)
             logger.bind(algorithm=self._name).info("{}: the provider is back", self._name)

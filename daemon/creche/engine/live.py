@@ -165,7 +165,16 @@ class LiveTask:
             self._trouble = self.condition = trouble.code
             self.last_error = str(trouble)
             self._tools.updates.changed(self.task)
-        await self.alarm.sleep(pause_s + self.algorithm.rhythm.every_s * self._tools.dice())
+        spread_s = self.algorithm.rhythm.every_s * self._tools.dice()
+        await self.sleep_until_back(pause_s + spread_s, spread_s)
+
+    async def sleep_until_back(self, seconds: float, spread_s: float) -> None:
+        """Sleep, but no longer than `spread_s` after others have found that the provider is back."""
+        self.gate.held[self.alarm] = spread_s
+        try:
+            await self.alarm.sleep(seconds)
+        finally:
+            del self.gate.held[self.alarm]
 
     def recover(self) -> None:
         """A good answer: whatever was wrong is over."""

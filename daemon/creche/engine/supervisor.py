@@ -16,6 +16,7 @@ from loguru import logger
 
 from creche.core import task as rules
 from creche.core.limits import Slots
+from creche.core.polling import attributed
 from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Status, Task
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
@@ -358,7 +359,8 @@ class Supervisor:
         try:
             # Made anew for every try: a cancel that was answered meanwhile belongs to it.
             await self._tools.journal.settle_surely(
-                lambda: rules.settle(live.task, outcome, now), then=partial(self._settled, live)
+                lambda: rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now),
+                then=partial(self._settled, live),
             )
         except IllegalMove:
             logger.exception("{}: cannot be settled", live.task.id)

@@ -27,7 +27,7 @@ from creche.engine.create import create_job
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Poll
 from creche.engine.timetable import step_of
-from creche.errors import ProviderError
+from creche.errors import Outage, ProviderError, Throttled
 
 LAST_POLL_S = 10.0
 """How long the one poll past the deadline may take, and the cancel that may follow it."""
@@ -66,10 +66,12 @@ class _PollingChild:
 
     __slots__ = (
         "_algorithm",
+        "_away",
         "_cancel_agreed",
         "_cancel_refused",
         "_job",
         "_live",
+        "_news",
         "_poll",
         "_poller",
         "_seen",
@@ -87,6 +89,8 @@ class _PollingChild:
         self._poll: Poll | None = None
         self._seen: Reading | None = None
         self._step_s = 0.0
+        self._away = False
+        self._news = False
         self._cancel_agreed = False
         self._cancel_refused = False
         self.outcome: Outcome | None = None
@@ -100,10 +104,8 @@ class _PollingChild:
             await live.alarm.sleep(wait_s)
         try:
             while True:
-                if live.gate.polls.limited and live.gate.batches is None:
-                    await self._wait_for_rate()
-                if live.gate.breaker.is_open:
-                    await self._wait_for_breaker()
+                if not self._news:  # else the answer is here, and nobody is asked
+                    await self._wait_at_gate()
                 if live.task.cancel_reason is not None:
                     await self._ask_to_cancel()
                 decision = await self._poll_once()
@@ -111,7 +113,10 @@ class _PollingChild:
                     self.outcome = decision.outcome
                     nursery.cancel()
                     return
-                await live.alarm.sleep(decision.seconds, instead=self._repeat)
+                if self._away:
+                    await live.sleep_until_back(decision.seconds, live.algorithm.rhythm.every_s * self._tools.dice())
+                else:
+                    await live.alarm.sleep(decision.seconds, instead=self._repeat)
         finally:
             self._abandon()
 
@@ -143,6 +148,7 @@ class _PollingChild:
         live = self._live
         try:
             if news:
+                self._news = True
                 live.alarm.ring()
             else:
                 self._note_good()
@@ -151,6 +157,13 @@ class _PollingChild:
             live.alarm.ring(exc)
 
     # -- while it is awake -----------------------------------------------------------------------------------
+
+    async def _wait_at_gate(self) -> None:
+        live = self._live
+        if live.gate.polls.limited and live.gate.batches is None:
+            await self._wait_for_rate()
+        if live.gate.breaker.is_open:
+            await self._wait_for_breaker()
 
     async def _wait_for_rate(self) -> None:
         """Wait until this poll's turn has come. A cancel does not."""
@@ -184,12 +197,14 @@ class _PollingChild:
         if poll is None or live.algorithm is not self._algorithm or live.task.job is not self._job:
             poll = self._prepare()
         together = None
+        alone, self._news = alone or self._news, False
         try:
             if live.gate.batches is not None and not alone:
                 together = await self._ask_with_others(live.gate.batches)
             reading = together if together is not None else await poll()
         except ProviderError as exc:
             return self._bad(exc)
+        self._away = False
         self._note_good()
         if reading is not self._seen:
             self._observe(reading)
@@ -233,6 +248,7 @@ class _PollingChild:
         self._poller.rhythm = live.algorithm.rhythm
         self._step_s = step_of(live.algorithm.rhythm.every_s)
         self._abandon()
+        self._news = False
         self._poll = live.algorithm.provider.poll_of(live.task.job)
         return self._poll
 
@@ -258,6 +274,7 @@ class _PollingChild:
         age_s = math.inf if job is None else self._tools.wall() - job.since
         cancelled = self._live.task.cancel_reason if self._cancel_agreed else None
         self._live.gate.failed(error)
+        self._away = isinstance(error, Outage | Throttled) and error.retry_after_s is None
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
         self._tools.count("polls", self._live.algorithm.name, error.code)
         self._live.stumble(error, self._poller.failures)
