@@ -1,0 +1,411 @@
+"""The transport for providers behind a proxy or over HTTP/2: `Upstream`'s promises, kept by httpcore2, httpx2's engine.
+
+httpcore2 makes the connections and speaks HTTP on each. Its pool, and `httpx2.AsyncHTTPTransport` around it, are left
+aside: the pool looks at all its connections for every request, knows no limit by origin and no connection that is
+surely new, and takes what followed one answer for the next one. So slots and connections are kept here, in the same
+order as in `Upstream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import math
+import ssl
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote, urlsplit
+
+import httpcore2
+import httpx2
+import trio
+
+from creche.core.exchange import Answer, Call
+from creche.edges.upstream import (
+    _ABSOLUTE,
+    _AUTHORITY,
+    _CLOSED,
+    _PORTS,
+    _REPEATABLE,
+    Statistics,
+    _encode,
+    _target,
+)
+from creche.edges.upstream_addresses import LOOKUPS, Addresses
+from creche.edges.upstream_connection import _decode, _too_large
+from creche.edges.upstream_httpx_lanes import Lane, Origin
+from creche.edges.upstream_httpx_wire import SMALL_BYTES, Exchange, Wire, too_long_headers
+
+try:
+    from h2.exceptions import H2Error
+except ImportError:  # without the extra `http2` nobody asks for HTTP/2: the configuration sees to it
+
+    class H2Error(Exception):  # type: ignore[no-redef]
+        """Never raised."""
+
+
+_ADDRESSES_KEPT = 256
+_PROXY_AUTHENTICATION = 407
+_SWITCHING_PROTOCOLS = 101
+
+
+class HttpxUpstream:
+    """Sends calls to providers. One for every proxy and protocol that is in use.
+
+    `proxy` is an `http://` or `https://` URL, which may hold user and password; https providers are reached through its
+    CONNECT, http ones by absolute URLs. With `http2` those that offer HTTP/2 are spoken to in it, and requests share
+    connections. `make_context` is called when TLS is first needed. All else is as in `Upstream`.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        http2: bool = False,
+        connections_per_origin: int = 256,
+        idle_s: float = 60.0,
+        max_body_bytes: int = 8 << 20,
+        max_header_bytes: int = 64 << 10,
+        connect_timeout_s: float = 10.0,
+        make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        self._proxy = _Proxy(proxy) if proxy else None
+        self._http2 = http2
+        self._connections_per_origin = connections_per_origin
+        self._idle_s = idle_s
+        self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+        self._connect_timeout_s = connect_timeout_s
+        self._make_context = make_context
+        # Two, because httpcore2 sets on each which protocols are to be negotiated there.
+        self._context: ssl.SSLContext | None = None
+        self._proxy_context: ssl.SSLContext | None = None
+        self._origins: dict[str, Origin] = {}
+        self._addresses: dict[tuple[str, int], Addresses] = {}
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._unsent: set[trio.CancelScope] = set()
+        self._next_sweep = 0.0
+        self._closed = False
+        self._retired = False
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:
+        """As `Upstream.send`; what the proxy refuses or breaks before the request is sent is a `ConnectError`."""
+        now = trio.current_time()
+        if now >= self._next_sweep:
+            self._sweep(now)
+        origin, target = self._locate(call.url)
+        sending = _Sending(call, _request(call, origin, target))
+        with trio.CancelScope(deadline=now + timeout_s):
+            await self._take_slot(origin)
+            sending.has_slot = True
+            try:
+                if self._closed:
+                    raise httpx2.PoolTimeout(_CLOSED)
+                answer = await self._carry(sending, origin)
+            finally:
+                origin.slots.release()
+            return self._decoded(answer)
+        raise sending.too_late(timeout_s)
+
+    async def aclose(self) -> None:
+        """As `Upstream.aclose`: requests on the wire end as they would, all others fail at once."""
+        self._closed = True
+        for scope in self._unsent:
+            scope.cancel()
+        self.retire()
+        await trio.lowlevel.checkpoint()
+
+    def retire(self) -> None:
+        """Keep no connection from now on. Requests, later ones too, are carried as before."""
+        self._retired = True
+        for origin in self._origins.values():
+            origin.close_idle()
+
+    def is_used(self) -> bool:
+        """Whether a request waits or is under way, or a connection is kept."""
+        return any(origin.is_used() for origin in self._origins.values())
+
+    def statistics(self) -> Statistics:
+        """What is open now. A connection that requests share is one, and idle when none is on it."""
+        return Statistics(origins={o.name: o.statistics() for o in self._origins.values() if o.is_used()})
+
+    async def _carry(self, sending: _Sending, origin: Origin) -> Answer:
+        fresh = sending.call.fresh
+        while True:
+            sending.exchange, sending.lane, answer = Exchange(), None, None
+            try:
+                with self._unsent_within(self._connect_timeout_s) as sending.unsent:
+                    lane = sending.lane = await self._take_lane(sending, origin, fresh=fresh)
+                    answer = await self._exchange(sending, lane, origin)
+                    return answer
+            except httpcore2.ConnectionNotAvailable as exc:
+                # HTTP/2: the provider is closing the connection, and says that it did not look at this request.
+                if not sending.kept:
+                    raise httpx2.ConnectError("the provider takes no request on a new connection") from exc
+            except httpx2.NetworkError:
+                if not sending.may_be_repeated():
+                    raise
+                fresh = True
+            finally:
+                if sending.lane is not None:
+                    sending.lane.spoiled |= answer is None
+                    origin.give_back(sending.lane, keep=not self._retired)
+            if sending.unsent.cancelled_caught:
+                if self._closed:
+                    raise httpx2.ConnectError(_CLOSED)
+                raise httpx2.ConnectTimeout(f"no connection within {self._connect_timeout_s:g} s")
+
+    async def _take_slot(self, origin: Origin) -> None:
+        try:
+            origin.slots.acquire_nowait()
+        except trio.WouldBlock:
+            with self._unsent_within(math.inf) as scope:
+                await origin.slots.acquire()
+            if scope.cancelled_caught:
+                raise httpx2.PoolTimeout(_CLOSED) from None
+
+    @contextlib.contextmanager
+    def _unsent_within(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """What a call does before a byte of it is sent: cut off after a time, and by `aclose`."""
+        with trio.move_on_after(seconds) as scope:
+            self._unsent.add(scope)
+            try:
+                yield scope
+            finally:
+                self._unsent.discard(scope)
+
+    async def _take_lane(self, sending: _Sending, origin: Origin, *, fresh: bool) -> Lane:
+        while not fresh:
+            lane = await origin.take_kept(self._idle_s)
+            if lane is not None:
+                sending.kept = True
+                return lane
+            if origin.first is None:
+                break
+            # Whether a crowd can share one connection is known once it is made.
+            await origin.first.wait()
+        sending.kept = False
+        origin.make_room()
+        wire = Wire(self._addresses_of, max_header_bytes=self._max_header_bytes)
+        lane = Lane(self._maker(wire, origin).create_connection(origin.place), wire)
+        origin.add(lane, shared=self._http2 and origin.scheme == "https")
+        return lane
+
+    def _maker(self, wire: Wire, origin: Origin) -> httpcore2.AsyncConnectionPool:
+        """What knows how to make a connection, straight or by the proxy."""
+        if origin.scheme == "https" and self._context is None:
+            # Reads the system's certificates: tens of milliseconds, once, and only where a provider wants TLS.
+            self._context = self._make_context()
+        if self._proxy is None:
+            return httpcore2.AsyncConnectionPool(ssl_context=self._context, http2=self._http2, network_backend=wire)
+        if self._proxy.tls and self._proxy_context is None:
+            self._proxy_context = self._make_context()
+        return httpcore2.AsyncHTTPProxy(
+            self._proxy.url,
+            proxy_auth=self._proxy.auth,
+            proxy_ssl_context=self._proxy_context,
+            ssl_context=self._context,
+            http2=self._http2,
+            network_backend=wire,
+        )
+
+    def _addresses_of(self, host: str, port: int) -> Addresses:
+        found = self._addresses.get((host, port))
+        if found is None:
+            if len(self._addresses) >= _ADDRESSES_KEPT:
+                self._addresses.clear()
+            found = self._addresses[host, port] = Addresses(host, port, self._lookups)
+        return found
+
+    async def _exchange(self, sending: _Sending, lane: Lane, origin: Origin) -> Answer:
+        """One request and its answer, the body as it comes."""
+        if len(sending.call.body or b"") <= SMALL_BYTES:
+            return await self._talk(sending, lane, origin)
+        failure: Exception
+        async with trio.open_nursery() as nursery:
+            sending.exchange.nursery = nursery
+            try:
+                return await self._talk(sending, lane, origin)
+            except (httpx2.HTTPError, httpcore2.ConnectionNotAvailable) as exc:
+                failure = exc  # raised again, outside of the nursery's group
+            finally:
+                nursery.cancel_scope.cancel()
+        raise failure
+
+    async def _talk(self, sending: _Sending, lane: Lane, origin: Origin) -> Answer:
+        exchange, unsent = sending.exchange, sending.unsent
+
+        async def trace(event: str, info: dict[str, httpcore2.Request]) -> None:
+            if event.endswith("send_request_headers.started"):
+                # A scope that was cancelled meanwhile ends the call at the next checkpoint, which is before the write.
+                if info["request"].method != b"CONNECT" and not unsent.cancel_called:
+                    unsent.deadline = math.inf
+                    self._unsent.discard(unsent)
+                    lane.wire.start(exchange)
+                    exchange.begun = exchange.sending = True
+                    origin.agree(lane)
+            elif event.endswith("send_request_body.complete"):
+                exchange.sending = False
+
+        sending.request.extensions = {"trace": trace, "sni_hostname": origin.host}
+        lane.wire.start(exchange)
+        with _translated(exchange):
+            response = await lane.connection.handle_async_request(sending.request)
+            try:
+                answer = await self._read(response, exchange, body_expected=sending.call.method != "HEAD")
+                lane.spoiled |= not lane.wire.multiplexed and _left_over(response)
+            finally:
+                with trio.CancelScope(shield=True):  # waits for no network
+                    await response.aclose()
+        lane.spoiled |= not lane.connection.is_available()
+        return answer
+
+    async def _read(self, response: httpcore2.Response, exchange: Exchange, *, body_expected: bool) -> Answer:
+        exchange.answered = True
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        if sum(len(name) + len(value) + 4 for name, value in response.headers) > self._max_header_bytes:
+            raise httpx2.RemoteProtocolError(too_long_headers(self._max_header_bytes))
+        if response.status == _SWITCHING_PROTOCOLS:
+            raise httpx2.RemoteProtocolError(
+                "the provider's answer has the status 101, which answers no request of ours"
+            )
+        if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
+            raise httpx2.ConnectError("the proxy refuses: 407 Proxy Authentication Required")
+        pieces: list[bytes] = []
+        if body_expected:
+            if int(headers.get("content-length", 0)) > self._max_body_bytes:
+                raise httpx2.RemoteProtocolError(_too_large("answer", self._max_body_bytes))
+            if "content-length" in headers and "transfer-encoding" in headers:
+                raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1: it has two lengths")
+            exchange.until_end = "content-length" not in headers and "transfer-encoding" not in headers
+            async with contextlib.aclosing(response.aiter_stream()) as stream:
+                async for piece in stream:
+                    exchange.body_bytes += len(piece)
+                    if exchange.body_bytes > self._max_body_bytes:
+                        raise httpx2.RemoteProtocolError(_too_large("answer", self._max_body_bytes))
+                    pieces.append(piece)
+        return Answer(status=response.status, headers=headers, body=b"".join(pieces))
+
+    def _decoded(self, answer: Answer) -> Answer:
+        coding = answer.headers.get("content-encoding")
+        if coding is None or not answer.body:
+            return answer
+        body = _decode(answer.body, coding.strip().lower(), self._max_body_bytes)
+        return Answer(status=answer.status, headers=answer.headers, body=body)
+
+    def _sweep(self, now: float) -> None:
+        """Close what grew old and forget unused origins, when there is traffic at all."""
+        self._next_sweep = now + self._idle_s / 4
+        for origin in self._origins.values():
+            origin.close_idle(until=now - self._idle_s)
+        self._origins = {key: origin for key, origin in self._origins.items() if origin.is_used()}
+
+    def _locate(self, url: str) -> tuple[Origin, str]:
+        absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
+        scheme = absolute["scheme"].lower() if absolute is not None else ""
+        if absolute is None or scheme not in _PORTS:
+            raise httpx2.UnsupportedProtocol("the URL begins neither with http:// nor with https://")
+        authority = _AUTHORITY.fullmatch(absolute["authority"].lower())
+        port = int((authority and authority["port"]) or _PORTS[scheme])
+        if authority is None or not 0 < port < 1 << 16:
+            raise httpx2.InvalidURL("the URL's host and port cannot be understood")
+        if authority["ipv6"] is not None:
+            try:
+                ipaddress.IPv6Address(authority["ipv6"])
+            except ValueError:
+                raise httpx2.InvalidURL("the URL's host is not an IPv6 address") from None
+        target = _target(absolute["target"])
+        host = authority["name"] or f"[{authority['ipv6']}]"
+        origin = self._origins.get(f"{scheme}://{host}:{port}")
+        if origin is None:
+            origin = Origin(scheme, host, port, _PORTS[scheme], slots=self._connections_per_origin)
+            self._origins[origin.name] = origin
+        return origin, target
+
+
+class _Proxy:
+    """What httpcore2 needs to know of a proxy; no repr shows it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        self.tls = parts.scheme == "https"
+        self.url = httpcore2.URL(
+            scheme=parts.scheme, host=f"[{host}]" if ":" in host else host, port=parts.port, target="/"
+        )
+        self.auth: tuple[bytes, bytes] | None = None
+        if parts.username is not None or parts.password is not None:
+            self.auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())
+
+
+class _Sending:
+    """One call on its way: what it is, and how far it got."""
+
+    def __init__(self, call: Call, request: httpcore2.Request) -> None:
+        self.call = call
+        self.request = request
+        self.has_slot = False
+        self.kept = False
+        """Whether its connection was there before."""
+        self.lane: Lane | None = None
+        self.exchange = Exchange()
+        self.unsent = trio.CancelScope()
+
+    def may_be_repeated(self) -> bool:
+        """After the loss of the connection: whether it was one that the provider may have been closing meanwhile."""
+        if self.lane is None or not self.kept or not self.exchange.begun or self.call.method not in _REPEATABLE:
+            return False
+        return not (self.exchange.answered if self.lane.wire.multiplexed else self.exchange.heard)
+
+    def too_late(self, timeout_s: float) -> httpx2.TimeoutException:
+        within = f"within {timeout_s:g} s"
+        if self.exchange.sending:
+            return httpx2.WriteTimeout(f"the provider did not take the whole request {within}")
+        if self.exchange.begun:
+            return httpx2.ReadTimeout(f"no whole answer {within}")
+        if self.has_slot and not self.kept:
+            return httpx2.ConnectTimeout(f"no connection {within}")
+        return httpx2.PoolTimeout(f"no turn {within}: all connections are in use")
+
+
+@contextlib.contextmanager
+def _translated(exchange: Exchange) -> Iterator[None]:
+    """Errors of httpcore2 and h2 as those that `send` promises; before the request is sent they are the proxy's."""
+    try:
+        yield
+    except httpx2.ConnectError:
+        raise
+    except httpx2.HTTPError as exc:
+        if not exchange.begun:
+            raise httpx2.ConnectError(f"the proxy does not connect: {exc}") from exc
+        raise
+    except httpcore2.ProxyError as exc:
+        raise httpx2.ConnectError(f"the proxy refuses: {exc}") from exc
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, H2Error) as exc:
+        if not exchange.begun:
+            raise httpx2.ConnectError(f"the connection cannot be used: {exc}") from exc
+        if isinstance(exc, httpcore2.NetworkError):
+            raise httpx2.WriteError(f"the connection broke while sending: {exc}") from exc
+        code = getattr(exc.args[0] if exc.args else None, "error_code", None)
+        if code is not None:  # of an HTTP/2 stream that was reset, or a connection that was ended
+            said = getattr(code, "name", str(code)).replace("_", " ").lower()
+            raise httpx2.ReadError(f"the provider broke off the exchange: {said}") from exc
+        # Whoever broke a rule: the request was looked at before, so that it can only have been the provider.
+        raise httpx2.RemoteProtocolError(f"the provider's answer is not valid HTTP: {exc}") from exc
+
+
+def _left_over(response: httpcore2.Response) -> bool:
+    """Whether more came than the answer: httpcore2 would take it for the next one, and shows it nowhere.
+
+    A test holds that this finds it; where httpcore2 is built otherwise, no connection is kept.
+    """
+    connection = getattr(response.stream, "_connection", None)
+    parser = getattr(connection, "_h11_state", None)
+    return parser is None or bool(parser.trailing_data[0])
+
+
+def _request(call: Call, origin: Origin, target: str) -> httpcore2.Request:
+    """What `Upstream` would send, taken apart for httpcore2, so that the two cannot differ."""
+    head = _encode(call, origin.host_field, target).partition(b"\r\n\r\n")[0]
+    fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
+    headers = [(name, value) for name, _, value in fields]
+    return httpcore2.Request(call.method, origin.url(target), headers=headers, content=call.body)

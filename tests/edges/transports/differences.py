@@ -1,0 +1,8 @@
+"""Where the transports differ, and why that may be. What is not in this table is the same for all."""
+
+from __future__ import annotations
+
+import httpx2
+
+DIFFERENCES: list[tuple[set[str], set[str], tuple[int, bytes] | type[Exception], str]] = []
+"""Kinds of transport, cases, what these come to there, the reason."""
