@@ -43,6 +43,7 @@ except ImportError:  # without the extra `http2` nobody asks for HTTP/2: the con
         """Never raised."""
 
 
+_VERSIONS = {b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"}
 _ADDRESSES_KEPT = 256
 _PROXY_AUTHENTICATION = 407
 _SWITCHING_PROTOCOLS = 101
@@ -264,6 +265,8 @@ class HttpxUpstream:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         if sum(len(name) + len(value) + 4 for name, value in response.headers) > self._max_header_bytes:
             raise httpx2.RemoteProtocolError(too_long_headers(self._max_header_bytes))
+        if response.extensions["http_version"] not in _VERSIONS:
+            raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1: it has another version")
         if response.status == _SWITCHING_PROTOCOLS:
             raise httpx2.RemoteProtocolError(
                 "the provider's answer has the status 101, which answers no request of ours"

@@ -123,7 +123,11 @@ class Wire(httpcore2.AsyncNetworkBackend):
     def took(self, data: bytes) -> bytes:
         """What came, on its way up. An end that ends no answer raises `httpx2.ReadError`."""
         exchange = self.exchange
-        exchange.heard |= bool(data)
+        if data and not exchange.heard and not self.multiplexed:
+            exchange.heard = True
+            if not b"HTTP/1.".startswith(data[:7]):
+                # httpcore2 would wait for an empty line, which other protocols may never send.
+                raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1")
         self._last_bytes = len(data)
         if data or (exchange.until_end and exchange.answered):
             return data

@@ -88,11 +88,19 @@ async def test_headers_are_lower_case_and_the_last_counts(way: Way) -> None:
 
 
 async def test_header_values_are_as_they_were_sent(way: Way) -> None:
-    """Bytes beyond ASCII are Latin-1, as HTTP has it; spaces around a value are none of it."""
-    raw = HEAD + b"X-A:   \xe4 b \t\r\nX-Empty:\r\nContent-Length: 0\r\n\r\n"
+    """Bytes beyond ASCII are Latin-1, as HTTP has it; no value is one too."""
+    raw = HEAD + b"X-A: \xe4 b\r\nX-Empty:\r\nContent-Length: 0\r\n\r\n"
     async with way.serving(saying(raw)) as origin, way.transport() as transport:
         headers = (await get(transport, origin)).headers
     assert (headers["x-a"], headers["x-empty"]) == ("\xe4 b", "")
+
+
+async def test_spaces_around_a_header_value_are_none_of_it(way: Way) -> None:
+    """RFC 9110, section 5.5: a length or a time to wait is a number, however it is set."""
+    raw = HEAD + b"X-A: \t 5 \t \r\nContent-Length:  2 \r\n\r\nok"
+    async with way.serving(saying(raw)) as origin, way.transport() as transport:
+        answer = await get(transport, origin)
+    assert (answer.headers["x-a"], answer.headers["content-length"], answer.body) == ("5", "2", b"ok")
 
 
 @pytest.mark.parametrize("field", [b"Content-Length: 9", b"Transfer-Encoding: chunked", b"X: y"])
