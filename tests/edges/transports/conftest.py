@@ -37,6 +37,11 @@ class Way:
         self.authority = authority
         self._proxy: str | None = None
 
+    @property
+    def name(self) -> str:
+        """`proxy-plain` for example."""
+        return f"{self.kind}-{'tls' if self.tls else 'plain'}"
+
     def client_context(self) -> ssl.SSLContext:
         """Trusts the authority of the tests and nobody else."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -49,6 +54,10 @@ class Way:
         self.authority.issue_cert(host).configure_cert(context)
         return context
 
+    def url(self, port: int, host: str = "127.0.0.1") -> str:
+        """Where a provider is that is no server of `serving`."""
+        return f"{'https' if self.tls else 'http'}://{host}:{port}"
+
     @contextlib.asynccontextmanager
     async def serving(
         self, handler: Handler, *, host: str = "127.0.0.1", context: ssl.SSLContext | None = None
@@ -57,10 +66,16 @@ class Way:
         context = (context or self.server_context(host)) if self.tls else None
         async with contextlib.AsyncExitStack() as stack:
             port = await stack.enter_async_context(serve(handler, context, host))
+            await stack.enter_async_context(self.proxied())
+            yield self.url(port, f"[{host}]" if ":" in host else host)
+
+    @contextlib.asynccontextmanager
+    async def proxied(self) -> AsyncIterator[None]:
+        """The proxy, where the kind has one."""
+        async with contextlib.AsyncExitStack() as stack:
             if self.kind == "proxy":
                 self._proxy = f"http://127.0.0.1:{await stack.enter_async_context(serve(relay))}"
-            shown = f"[{host}]" if ":" in host else host
-            yield f"{'https' if self.tls else 'http'}://{shown}:{port}"
+            yield
 
     @contextlib.asynccontextmanager
     async def transport(
@@ -106,7 +121,7 @@ class Way:
     def expected(self, case: str, common: Outcome) -> Outcome:
         """What a case comes to here: what it comes to everywhere, but for declared differences."""
         for kinds, cases, outcome, _ in DIFFERENCES:
-            if self.kind in kinds and case in cases:
+            if kinds & {self.kind, self.name} and case in cases:
                 assert outcome != common, "a difference that is none"
                 return outcome
         return common
