@@ -159,6 +159,8 @@ class HttpxUpstream:
         try:
             origin.slots.acquire_nowait()
         except trio.WouldBlock:
+            if self._closed:
+                raise httpx2.PoolTimeout(_CLOSED) from None
             with self._unsent_within(math.inf) as scope:
                 await origin.slots.acquire()
             if scope.cancelled_caught:

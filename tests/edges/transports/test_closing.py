@@ -89,7 +89,9 @@ async def test_at_the_end_requests_on_the_wire_end_as_they_would(way: Way) -> No
     """All others fail at once, and certainly nothing of them was sent."""
     gate = Gate()
     async with way.serving(gate) as origin, way.transport(connections_per_origin=2) as transport:
-        await_nothing = await get_open(transport, gate, origin)
+        gate.opened.set()
+        await get(transport, f"{origin}/0")  # leaves a connection idle
+        gate.opened = trio.Event()
         async with trio.open_nursery() as nursery:
             calls = Calls(nursery, transport)
             for number in (1, 2, 3):
@@ -99,22 +101,27 @@ async def test_at_the_end_requests_on_the_wire_end_as_they_would(way: Way) -> No
             await transport.aclose()
             await trio.testing.wait_all_tasks_blocked(0.005)
             assert calls.outcomes == {3: httpx2.PoolTimeout}
-            calls.ask(origin, 4)
-            await trio.testing.wait_all_tasks_blocked(0.005)
-            assert calls.outcomes == {3: httpx2.PoolTimeout, 4: httpx2.PoolTimeout}
             gate.opened.set()
-        assert await_nothing == b"ok"
         assert calls.outcomes[1] == calls.outcomes[2] == (200, b"ok")
         assert transport.statistics().origins == {}
     assert gate.order == [0, 1, 2]
 
 
-async def get_open(transport: Transport, gate: Gate, origin: str) -> bytes:
-    """One call through the open gate, which leaves a connection idle; then the gate is closed."""
-    gate.opened.set()
-    body = (await get(transport, f"{origin}/0")).body
-    gate.opened = trio.Event()
-    return body
+async def test_a_call_after_the_end_fails_at_once(way: Way) -> None:
+    """Whether a connection is free or all are in use by requests that still end as they would."""
+    gate = Gate()
+    async with way.serving(gate) as origin, way.transport(connections_per_origin=1) as transport:
+        async with trio.open_nursery() as nursery:
+            calls = Calls(nursery, transport)
+            calls.ask(origin, 1)
+            await gate.reached(1)
+            await transport.aclose()
+            calls.ask(origin, 2)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            assert calls.outcomes == {2: httpx2.PoolTimeout}
+            gate.opened.set()
+        calls.outcomes.clear()
+        assert await outcome(transport, Call(method="GET", url=origin)) is httpx2.PoolTimeout
 
 
 async def test_at_the_end_no_connection_is_made_any_more(secure: Way) -> None:
