@@ -1,0 +1,133 @@
+"""A small HTTP/2 server that does what a test wants with each request, and counts its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import h2.config
+import h2.connection
+import h2.events
+import trio
+
+from tests.edges.transports.peers import BROKEN, Peer
+
+if TYPE_CHECKING:
+    from h2.settings import SettingCodes
+
+
+class H2Request:
+    """One request, whole, and ways to answer it."""
+
+    def __init__(self, connection: H2Connection, stream_id: int) -> None:
+        self.connection = connection
+        self.stream_id = stream_id
+        self.headers: list[tuple[str, str]] = []
+        self.body = b""
+
+    def __getitem__(self, name: str) -> str:
+        return dict(self.headers)[name]
+
+    async def answer(self, body: bytes, *fields: tuple[str, str], status: str = "200", end: bool = True) -> None:
+        """Head and body; with `end` False the body is open."""
+        state = self.connection.state
+        state.send_headers(self.stream_id, [(":status", status), *fields], end_stream=end and not body)
+        await self.connection.flush()
+        while body:
+            room = min(state.local_flow_control_window(self.stream_id), state.max_outbound_frame_size)
+            if not room:
+                await self.connection.wait_for_window()
+                continue
+            piece, body = body[:room], body[room:]
+            state.send_data(self.stream_id, piece, end_stream=end and not body)
+            await self.connection.flush()
+
+    async def reset(self, code: int = 2) -> None:
+        """Break the stream off."""
+        self.connection.state.reset_stream(self.stream_id, code)
+        await self.connection.flush()
+
+
+class H2Connection:
+    """One connection."""
+
+    def __init__(self, peer: Peer, settings: dict[SettingCodes | int, int]) -> None:
+        self.peer = peer
+        self.state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        self.number = 0
+        self._settings = settings
+        self._lock = trio.Lock()
+        self._window = trio.Event()
+
+    async def flush(self) -> None:
+        """Send what there is to send."""
+        async with self._lock:
+            data = self.state.data_to_send()
+            if data:
+                await self.peer.say(data)
+
+    async def wait_for_window(self) -> None:
+        await self._window.wait()
+
+    async def run(self, handler: Callable[[H2Request], Awaitable[None]]) -> None:
+        """Serve until the client closes."""
+        self.state.initiate_connection()
+        if self._settings:
+            self.state.update_settings(self._settings)
+        await self.flush()
+        requests: dict[int, H2Request] = {}
+
+        async def guarded(request: H2Request) -> None:
+            try:
+                await handler(request)
+            except (*BROKEN, h2.connection.ProtocolError):
+                pass  # the client went away, or broke the stream off
+
+        async with trio.open_nursery() as nursery:
+            while data := await self._receive():
+                for event in self.state.receive_data(data):
+                    match event:
+                        case h2.events.RequestReceived(stream_id=number, headers=headers):
+                            requests[number] = H2Request(self, number)
+                            requests[number].headers = list(headers)
+                        case h2.events.DataReceived(stream_id=number, data=piece, flow_controlled_length=length):
+                            requests[number].body += piece
+                            self.state.acknowledge_received_data(length, number)
+                        case h2.events.StreamEnded(stream_id=number):
+                            nursery.start_soon(guarded, requests.pop(number))
+                        case h2.events.WindowUpdated():
+                            self._window.set()
+                            self._window = trio.Event()
+                await self.flush()
+            nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self.peer.stream.receive_some(65536))
+        except BROKEN:
+            return b""
+
+
+class H2Server:
+    """For `serve`: does `handler` with each request."""
+
+    def __init__(
+        self,
+        handler: Callable[[H2Request], Awaitable[None]],
+        settings: dict[SettingCodes | int, int] | None = None,
+    ) -> None:
+        self._handler = handler
+        self._settings = settings or {}
+        self.connections: list[H2Connection] = []
+        self.requests = 0
+
+    async def __call__(self, peer: Peer) -> None:
+        connection = H2Connection(peer, self._settings)
+        self.connections.append(connection)
+        connection.number = len(self.connections)
+
+        async def counted(request: H2Request) -> None:
+            self.requests += 1
+            await self._handler(request)
+
+        await connection.run(counted)
