@@ -145,7 +145,7 @@ class HttpxUpstream:
             except httpx2.NetworkError:
                 if not sending.may_be_repeated():
                     raise
-                fresh = True
+                fresh |= sending.exchange.begun
             finally:
                 if sending.lane is not None:
                     sending.lane.spoiled |= answer is None
@@ -357,9 +357,12 @@ class _Sending:
 
     def may_be_repeated(self) -> bool:
         """After the loss of the connection: whether it was one that the provider may have been closing meanwhile."""
-        if self.lane is None or not self.kept or not self.exchange.begun or self.call.method not in _REPEATABLE:
+        if self.lane is None or not self.kept:
             return False
-        return not (self.exchange.answered if self.lane.wire.multiplexed else self.exchange.heard)
+        if not self.exchange.begun:
+            return True
+        heard = self.exchange.answered if self.lane.wire.multiplexed else self.exchange.heard
+        return self.call.method in _REPEATABLE and not heard
 
     def too_late(self, timeout_s: float) -> httpx2.TimeoutException:
         within = f"within {timeout_s:g} s"
@@ -389,9 +392,12 @@ def _translated(exchange: Exchange) -> Iterator[None]:
         if not exchange.begun:
             raise httpx2.ConnectError(f"the connection cannot be used: {exc}") from exc
         if isinstance(exc, httpcore2.NetworkError):
-            raise httpx2.WriteError(f"the connection broke while sending: {exc}") from exc
-        code = getattr(exc.args[0] if exc.args else None, "error_code", None)
-        if code is not None:  # of an HTTP/2 stream that was reset, or a connection that was ended
+            if exchange.sending:
+                raise httpx2.WriteError(f"the connection broke while sending: {exc}") from exc
+            raise httpx2.ReadError(f"the connection broke: {exc}") from exc
+        told = exc.args[0] if exc.args else None
+        if not isinstance(told, Exception | str):  # what the provider told of an HTTP/2 stream or connection
+            code = getattr(told, "error_code", None)
             said = getattr(code, "name", str(code)).replace("_", " ").lower()
             raise httpx2.ReadError(f"the provider broke off the exchange: {said}") from exc
         # Whoever broke a rule: the request was looked at before, so that it can only have been the provider.

@@ -34,7 +34,8 @@ class Lane:
         if self.spoiled:
             return False
         if self.users:
-            return self.wire.multiplexed and self.users < _STREAMS
+            # Not before it is agreed upon: cancelled while it begins a connection, httpcore2 leaves it half begun.
+            return self.agreed.is_set() and self.wire.multiplexed and self.users < _STREAMS
         return self.idle_since >= oldest
 
 

@@ -129,7 +129,7 @@ class Wire(httpcore2.AsyncNetworkBackend):
                 # httpcore2 would wait for an empty line, which other protocols may never send.
                 raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1")
         self._last_bytes = len(data)
-        if data or (exchange.until_end and exchange.answered):
+        if data or (exchange.until_end and not self.multiplexed):
             return data
         if self.multiplexed:
             raise httpx2.ReadError("the provider closed the connection")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import trio
 
 from tests.edges.transports.peers import BROKEN, Peer
@@ -60,11 +62,12 @@ class H2Connection:
         self._window = trio.Event()
 
     async def flush(self) -> None:
-        """Send what there is to send."""
+        """Send what there is to send, if anybody is there."""
         async with self._lock:
             data = self.state.data_to_send()
             if data:
-                await self.peer.say(data)
+                with contextlib.suppress(*BROKEN):
+                    await self.peer.say(data)
 
     async def wait_for_window(self) -> None:
         await self._window.wait()
@@ -80,12 +83,12 @@ class H2Connection:
         async def guarded(request: H2Request) -> None:
             try:
                 await handler(request)
-            except (*BROKEN, h2.connection.ProtocolError):
+            except (*BROKEN, h2.exceptions.ProtocolError):
                 pass  # the client went away, or broke the stream off
 
         async with trio.open_nursery() as nursery:
             while data := await self._receive():
-                for event in self.state.receive_data(data):
+                for event in self._events(data):
                     match event:
                         case h2.events.RequestReceived(stream_id=number, headers=headers):
                             requests[number] = H2Request(self, number)
@@ -100,6 +103,12 @@ class H2Connection:
                             self._window = trio.Event()
                 await self.flush()
             nursery.cancel_scope.cancel()
+
+    def _events(self, data: bytes) -> list[h2.events.Event]:
+        try:
+            return self.state.receive_data(data)
+        except h2.exceptions.ProtocolError:
+            return []  # after a GOAWAY of ours, or a breach of the client's, nothing counts any more
 
     async def _receive(self) -> bytes:
         try:
