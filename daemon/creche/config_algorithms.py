@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli
 
-from creche.config_values import Secret, read_secret
+from creche.config_values import Route, Secret, read_route, read_secret
 from creche.core.document import Table, scalar, suggestion
 from creche.core.polling import Rhythm
 from creche.core.recipe import Recipe, load_recipe
@@ -35,6 +35,7 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True):
     rhythm: Rhythm
     deadline_s: float
     timeout_s: float
+    route: Route
     in_flight: int | None
     on_timeout: str
     on_unknown: str
@@ -55,15 +56,16 @@ class AlgorithmsReader:
         self._environ = environ
         self._recipes: dict[str, Recipe | None] = {}
 
-    def read(self, table: Table, deadline_s: float) -> dict[str, AlgorithmSection]:
+    def read(self, table: Table, deadline_s: float, route: Route) -> dict[str, AlgorithmSection]:
+        """All of them; `deadline_s` and `route` hold for those that do not say otherwise."""
         found = {}
         for name in table.keys():  # noqa: SIM118 - not a dict
-            section = self._algorithm(name, table.table(name), deadline_s)
+            section = self._algorithm(name, table.table(name), deadline_s, route)
             if section is not None:
                 found[name] = section
         return found
 
-    def _algorithm(self, name: str, table: Table, deadline_s: float) -> AlgorithmSection | None:
+    def _algorithm(self, name: str, table: Table, deadline_s: float, route: Route) -> AlgorithmSection | None:
         table.required("recipe", f"one of {', '.join(shipped_recipes())}, or a path to a TOML file")
         recipe = self._recipe(table) if "recipe" in table else None
         params = table.table("params")
@@ -71,6 +73,7 @@ class AlgorithmsReader:
         base = table.text("base") or (recipe.base if recipe is not None else "")
         deadline_s = table.duration("deadline", deadline_s, at_least_s=1.0)
         timeout_s = table.duration("timeout", 30.0, at_least_s=0.1)
+        route = read_route(table, self._environ, route)
         in_flight = table.integer("in_flight", 0) or None
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
         on_unknown = table.choice("on_unknown", "ask", ("ask", "retry"))
@@ -92,6 +95,7 @@ class AlgorithmsReader:
             rhythm=rhythm,
             deadline_s=deadline_s,
             timeout_s=timeout_s,
+            route=route,
             in_flight=in_flight,
             on_timeout=on_timeout,
             on_unknown=on_unknown,

@@ -13,7 +13,6 @@ import ipaddress
 import math
 import ssl
 from collections.abc import Callable, Iterator
-from urllib.parse import unquote, urlsplit
 
 import httpcore2
 import httpx2
@@ -27,21 +26,13 @@ from creche.edges.upstream import (
     _PORTS,
     _REPEATABLE,
     Statistics,
-    _encode,
     _target,
 )
 from creche.edges.upstream_addresses import LOOKUPS, Addresses
 from creche.edges.upstream_connection import _decode, _too_large
+from creche.edges.upstream_httpx_core import ProxyServer, core_request, left_over, translated
 from creche.edges.upstream_httpx_lanes import Lane, Origin
 from creche.edges.upstream_httpx_wire import SMALL_BYTES, Exchange, Wire, too_long_headers
-
-try:
-    from h2.exceptions import H2Error
-except ImportError:  # without the extra `http2` nobody asks for HTTP/2: the configuration sees to it
-
-    class H2Error(Exception):  # type: ignore[no-redef]
-        """Never raised."""
-
 
 _VERSIONS = {b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"}
 _ADDRESSES_KEPT = 256
@@ -69,7 +60,7 @@ class HttpxUpstream:
         connect_timeout_s: float = 10.0,
         make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
-        self._proxy = _Proxy(proxy) if proxy else None
+        self._proxy = ProxyServer(proxy) if proxy else None
         self._http2 = http2
         self._connections_per_origin = connections_per_origin
         self._idle_s = idle_s
@@ -94,7 +85,7 @@ class HttpxUpstream:
         if now >= self._next_sweep:
             self._sweep(now)
         origin, target = self._locate(call.url)
-        sending = _Sending(call, _request(call, origin, target))
+        sending = _Sending(call, core_request(call, origin, target))
         with trio.CancelScope(deadline=now + timeout_s):
             await self._take_slot(origin)
             sending.has_slot = True
@@ -251,11 +242,11 @@ class HttpxUpstream:
 
         sending.request.extensions = {"trace": trace, "sni_hostname": origin.host}
         lane.wire.start(exchange)
-        with _translated(exchange):
+        with translated(exchange):
             response = await lane.connection.handle_async_request(sending.request)
             try:
                 answer = await self._read(response, exchange, body_expected=sending.call.method != "HEAD")
-                lane.spoiled |= not lane.wire.multiplexed and _left_over(response)
+                lane.spoiled |= not lane.wire.multiplexed and left_over(response)
             finally:
                 with trio.CancelScope(shield=True):  # waits for no network
                     await response.aclose()
@@ -327,21 +318,6 @@ class HttpxUpstream:
         return origin, target
 
 
-class _Proxy:
-    """What httpcore2 needs to know of a proxy; no repr shows it."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        self.tls = parts.scheme == "https"
-        self.url = httpcore2.URL(
-            scheme=parts.scheme, host=f"[{host}]" if ":" in host else host, port=parts.port, target="/"
-        )
-        self.auth: tuple[bytes, bytes] | None = None
-        if parts.username is not None or parts.password is not None:
-            self.auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())
-
-
 class _Sending:
     """One call on its way: what it is, and how far it got."""
 
@@ -373,50 +349,3 @@ class _Sending:
         if self.has_slot and not self.kept:
             return httpx2.ConnectTimeout(f"no connection {within}")
         return httpx2.PoolTimeout(f"no turn {within}: all connections are in use")
-
-
-@contextlib.contextmanager
-def _translated(exchange: Exchange) -> Iterator[None]:
-    """Errors of httpcore2 and h2 as those that `send` promises; before the request is sent they are the proxy's."""
-    try:
-        yield
-    except httpx2.ConnectError:
-        raise
-    except httpx2.HTTPError as exc:
-        if not exchange.begun:
-            raise httpx2.ConnectError(f"the proxy does not connect: {exc}") from exc
-        raise
-    except httpcore2.ProxyError as exc:
-        raise httpx2.ConnectError(f"the proxy refuses: {exc}") from exc
-    except (httpcore2.NetworkError, httpcore2.ProtocolError, H2Error) as exc:
-        if not exchange.begun:
-            raise httpx2.ConnectError(f"the connection cannot be used: {exc}") from exc
-        if isinstance(exc, httpcore2.NetworkError):
-            if exchange.sending:
-                raise httpx2.WriteError(f"the connection broke while sending: {exc}") from exc
-            raise httpx2.ReadError(f"the connection broke: {exc}") from exc
-        told = exc.args[0] if exc.args else None
-        if not isinstance(told, Exception | str):  # what the provider told of an HTTP/2 stream or connection
-            code = getattr(told, "error_code", None)
-            said = getattr(code, "name", str(code)).replace("_", " ").lower()
-            raise httpx2.ReadError(f"the provider broke off the exchange: {said}") from exc
-        # Whoever broke a rule: the request was looked at before, so that it can only have been the provider.
-        raise httpx2.RemoteProtocolError(f"the provider's answer is not valid HTTP: {exc}") from exc
-
-
-def _left_over(response: httpcore2.Response) -> bool:
-    """Whether more came than the answer: httpcore2 would take it for the next one, and shows it nowhere.
-
-    A test holds that this finds it; where httpcore2 is built otherwise, no connection is kept.
-    """
-    connection = getattr(response.stream, "_connection", None)
-    parser = getattr(connection, "_h11_state", None)
-    return parser is None or bool(parser.trailing_data[0])
-
-
-def _request(call: Call, origin: Origin, target: str) -> httpcore2.Request:
-    """What `Upstream` would send, taken apart for httpcore2, so that the two cannot differ."""
-    head = _encode(call, origin.host_field, target).partition(b"\r\n\r\n")[0]
-    fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
-    headers = [(name, value) for name, _, value in fields]
-    return httpcore2.Request(call.method, origin.url(target), headers=headers, content=call.body)

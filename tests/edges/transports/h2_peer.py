@@ -92,7 +92,7 @@ class H2Connection:
                     match event:
                         case h2.events.RequestReceived(stream_id=number, headers=headers):
                             requests[number] = H2Request(self, number)
-                            requests[number].headers = list(headers)
+                            requests[number].headers = [(str(name), str(value)) for name, value in headers]
                         case h2.events.DataReceived(stream_id=number, data=piece, flow_controlled_length=length):
                             requests[number].body += piece
                             self.state.acknowledge_received_data(length, number)

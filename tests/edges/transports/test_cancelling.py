@@ -1,4 +1,4 @@
-"""Calls cancelled at every moment, thousands of them: no connection's place is lost, and no answer goes to another call."""
+"""Calls cancelled at every moment, thousands of them: no connection's place is lost, no answer goes to another call."""
 
 from __future__ import annotations
 

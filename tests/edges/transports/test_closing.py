@@ -20,12 +20,14 @@ class Gate:
         self.waiting = 0
         self.most = 0
         self.order: list[int] = []
+        self._arrived = trio.Event()
 
     async def __call__(self, peer: Peer) -> None:
         while (request := await peer.request()) is not None:
             self.order.append(int(request[0].split(b" ")[1][1:]))
             self.waiting += 1
             self.most = max(self.most, self.waiting)
+            self._arrived.set()
             await self.opened.wait()
             self.waiting -= 1
             await peer.say(WHOLE)
@@ -33,7 +35,8 @@ class Gate:
     async def reached(self, number: int) -> None:
         """Return when so many requests stand before it."""
         while self.waiting < number:
-            await trio.sleep(0.001)
+            self._arrived = trio.Event()
+            await self._arrived.wait()
 
 
 class Calls:

@@ -1,4 +1,4 @@
-"""HTTP/2: what the other suites hold for HTTP/1.1, and what only requests that share a connection can do to each other."""
+"""HTTP/2: what the other tests hold for HTTP/1.1, and what only requests that share a connection can do to others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class H2Way:
             http2=True,
             proxy=self._proxy,
             make_context=self._way.client_context,
-            **limits,  # type: ignore[arg-type]
+            **limits,
         )
         yield made
         await made.aclose()

@@ -1,4 +1,4 @@
-"""Which connections are kept for the next call, which lost calls are repeated, and what is never taken for an answer."""
+"""Which connections are kept for the next call, which lost calls are repeated, what is never taken for an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a proxy can do to a call: refuse it, want a password, be reached by TLS itself, break before the tunnel is there."""
+"""What only a proxy can do to a call: refuse it, want a password, be reached by TLS, break before the tunnel stands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from tests.edges.transports.peers import Peer, relay, serve
 
 USER = "me%40home:ge%3Aheim@"
 CREDENTIALS = b"Proxy-Authorization: Basic " + base64.b64encode(b"me@home:ge:heim")
-SILENT_CONNECT = "connect-timeout"
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -62,12 +61,15 @@ async def test_providers_are_reached_by_either_kind_of_proxy(provider: Way, *, p
             await peer.say(WHOLE)
 
     context = provider.server_context() if proxy_tls else None
-    async with provider.serving(handler) as origin, serve(noting, context) as port:
-        async with by(provider, f"{'https' if proxy_tls else 'http'}://{USER}127.0.0.1:{port}") as transport:
-            for _ in range(3):
-                call = Call(method="POST", url=f"{origin}/a?b", body=bytes(100_000))
-                assert await outcome(transport, call) == (200, b"ok")
-            assert [(o.open, o.idle) for o in transport.statistics().origins.values()] == [(1, 1)]
+    async with (
+        provider.serving(handler) as origin,
+        serve(noting, context) as port,
+        by(provider, f"{'https' if proxy_tls else 'http'}://{USER}127.0.0.1:{port}") as transport,
+    ):
+        for _ in range(3):
+            call = Call(method="POST", url=f"{origin}/a?b", body=bytes(100_000))
+            assert await outcome(transport, call) == (200, b"ok")
+        assert [(o.open, o.idle) for o in transport.statistics().origins.values()] == [(1, 1)]
     where = origin.partition("://")[2].encode()
     assert len(noting.heads) == 1
     assert CREDENTIALS in noting.heads[0].split(b"\r\n")
@@ -83,9 +85,12 @@ async def test_providers_are_reached_by_either_kind_of_proxy(provider: Way, *, p
 async def test_ipv6_providers_are_named_in_brackets(authority: trustme.CA) -> None:
     """The target of a CONNECT is a host and a port."""
     provider, noting = Way("httpx2", tls=True, authority=authority), Noting()
-    async with provider.serving(saying(WHOLE), host="::1") as origin, serve(noting) as port:
-        async with by(provider, f"http://127.0.0.1:{port}") as transport:
-            assert (await get(transport, origin)).body == b"ok"
+    async with (
+        provider.serving(saying(WHOLE), host="::1") as origin,
+        serve(noting) as port,
+        by(provider, f"http://127.0.0.1:{port}") as transport,
+    ):
+        assert (await get(transport, origin)).body == b"ok"
     assert noting.heads[0].startswith(b"CONNECT [::1]:")
 
 
@@ -95,20 +100,20 @@ async def test_ipv6_providers_are_named_in_brackets(authority: trustme.CA) -> No
 async def test_a_proxy_that_refuses_the_tunnel_is_a_connect_error(authority: trustme.CA, status: bytes) -> None:
     """Nothing was sent; what it says is told, and no password."""
     provider = Way("httpx2", tls=True, authority=authority)
-    async with serve(saying(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nno", stay)) as port:
-        async with by(provider, f"http://{USER}127.0.0.1:{port}") as transport:
-            with pytest.raises(httpx2.ConnectError, match=f"the proxy refuses: {status.decode()}") as caught:
-                await get(transport, "https://provider.test/", method="POST")
+    refusing = saying(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nno", stay)
+    async with serve(refusing) as port, by(provider, f"http://{USER}127.0.0.1:{port}") as transport:
+        with pytest.raises(httpx2.ConnectError, match=f"the proxy refuses: {status.decode()}") as caught:
+            await get(transport, "https://provider.test/", method="POST")
     assert "heim" not in str(caught.value)
 
 
 async def test_a_proxy_that_wants_a_password_for_an_http_provider_is_a_connect_error(authority: trustme.CA) -> None:
     """407 is never a provider's answer: nothing was passed on."""
     provider = Way("httpx2", tls=False, authority=authority)
-    async with serve(saying(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", stay)) as port:
-        async with by(provider, f"http://127.0.0.1:{port}") as transport:
-            with pytest.raises(httpx2.ConnectError, match="the proxy refuses: 407"):
-                await get(transport, "http://provider.test/", method="POST")
+    refusing = saying(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", stay)
+    async with serve(refusing) as port, by(provider, f"http://127.0.0.1:{port}") as transport:
+        with pytest.raises(httpx2.ConnectError, match="the proxy refuses: 407"):
+            await get(transport, "http://provider.test/", method="POST")
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ CALLS: dict[str, tuple[Call, str]] = {
         "POST / HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\nContent-Length: 0",
     ),
     "put": (
-        Call(method="PUT", url="//double", headers=(("Content-Type", "a/b"), ("x", "")), body=b"12345"),
-        "PUT //double HTTP/1.1\r\nHost: {}\r\nContent-Type: a/b\r\nx: \r\nAccept-Encoding: identity\r\nContent-Length: 5",
+        Call(method="PUT", url="//double", headers=(("X-Kind", "a/b"), ("x", "")), body=b"12345"),
+        "PUT //double HTTP/1.1\r\nHost: {}\r\nX-Kind: a/b\r\nx: \r\nAccept-Encoding: identity\r\nContent-Length: 5",
     ),
     "delete": (
         Call(method="DELETE", url="/a", headers=(("Accept-Encoding", "identity"), ("X", "\xe4"))),

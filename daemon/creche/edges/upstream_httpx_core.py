@@ -1,0 +1,84 @@
+"""Between `HttpxUpstream` and httpcore2: requests and proxies as httpcore2 has them, its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+import httpcore2
+import httpx2
+
+from creche.core.exchange import Call
+from creche.edges.upstream import _encode
+from creche.edges.upstream_httpx_lanes import Origin
+from creche.edges.upstream_httpx_wire import Exchange
+
+try:
+    from h2.exceptions import H2Error
+except ImportError:  # without the extra `http2` nobody asks for HTTP/2: the configuration sees to it
+
+    class H2Error(Exception):  # type: ignore[no-redef]
+        """Never raised."""
+
+
+class ProxyServer:
+    """What httpcore2 needs to know of a proxy; no repr shows it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        self.tls = parts.scheme == "https"
+        self.url = httpcore2.URL(
+            scheme=parts.scheme, host=f"[{host}]" if ":" in host else host, port=parts.port, target="/"
+        )
+        self.auth: tuple[bytes, bytes] | None = None
+        if parts.username is not None or parts.password is not None:
+            self.auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())
+
+
+@contextlib.contextmanager
+def translated(exchange: Exchange) -> Iterator[None]:
+    """Errors of httpcore2 and h2 as those that `send` promises; before the request is sent they are the proxy's."""
+    try:
+        yield
+    except httpx2.ConnectError:
+        raise
+    except httpx2.HTTPError as exc:
+        if not exchange.begun:
+            raise httpx2.ConnectError(f"the proxy does not connect: {exc}") from exc
+        raise
+    except httpcore2.ProxyError as exc:
+        raise httpx2.ConnectError(f"the proxy refuses: {exc}") from exc
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, H2Error) as exc:
+        if not exchange.begun:
+            raise httpx2.ConnectError(f"the connection cannot be used: {exc}") from exc
+        if isinstance(exc, httpcore2.NetworkError):
+            if exchange.sending:
+                raise httpx2.WriteError(f"the connection broke while sending: {exc}") from exc
+            raise httpx2.ReadError(f"the connection broke: {exc}") from exc
+        told = exc.args[0] if exc.args else None
+        if not isinstance(told, Exception | str):  # what the provider told of an HTTP/2 stream or connection
+            code = getattr(told, "error_code", None)
+            said = getattr(code, "name", str(code)).replace("_", " ").lower()
+            raise httpx2.ReadError(f"the provider broke off the exchange: {said}") from exc
+        # Whoever broke a rule: the request was looked at before, so that it can only have been the provider.
+        raise httpx2.RemoteProtocolError(f"the provider's answer is not valid HTTP: {exc}") from exc
+
+
+def left_over(response: httpcore2.Response) -> bool:
+    """Whether more came than the answer: httpcore2 would take it for the next one, and shows it nowhere.
+
+    A test holds that this finds it; where httpcore2 is built otherwise, no connection is kept.
+    """
+    connection = getattr(response.stream, "_connection", None)
+    parser = getattr(connection, "_h11_state", None)
+    return parser is None or bool(parser.trailing_data[0])
+
+
+def core_request(call: Call, origin: Origin, target: str) -> httpcore2.Request:
+    """What `Upstream` would send, taken apart for httpcore2, so that the two cannot differ."""
+    head = _encode(call, origin.host_field, target).partition(b"\r\n\r\n")[0]
+    fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
+    headers = [(name, value) for name, _, value in fields]
+    return httpcore2.Request(call.method, origin.url(target), headers=headers, content=call.body)
