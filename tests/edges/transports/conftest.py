@@ -7,6 +7,7 @@ good reason, differences.py says so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -50,9 +51,7 @@ class Way:
 
     def server_context(self, host: str = "127.0.0.1") -> ssl.SSLContext:
         """Offers no protocol but HTTP/1.1."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.authority.issue_cert(host).configure_cert(context)
-        return context
+        return _server_context(self.authority, host)
 
     def url(self, port: int, host: str = "127.0.0.1") -> str:
         """Where a provider is that is no server of `serving`."""
@@ -125,6 +124,13 @@ class Way:
                 assert outcome != common, "a difference that is none"
                 return outcome
         return common
+
+
+@functools.lru_cache(maxsize=64)
+def _server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(host).configure_cert(context)
+    return context
 
 
 async def outcome(transport: Transport, call: Call, *, timeout_s: float = 20.0) -> Outcome:

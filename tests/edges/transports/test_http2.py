@@ -29,6 +29,7 @@ class H2Way:
 
     def __init__(self, authority: trustme.CA, *, proxied: bool) -> None:
         self._way = Way("httpx2", tls=True, authority=authority)
+        self._authority = authority
         self._proxied = proxied
         self._proxy: str | None = None
 
@@ -37,7 +38,8 @@ class H2Way:
         self, handler: Callable[[Peer], Awaitable[None]], *, protocols: tuple[str, ...] = ("h2", "http/1.1")
     ) -> AsyncIterator[str]:
         """A provider's origin."""
-        context: ssl.SSLContext = self._way.server_context()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._authority.issue_cert("127.0.0.1").configure_cert(context)
         context.set_alpn_protocols(list(protocols))
         async with serve(relay) as proxy, serve(handler, context) as port:
             self._proxy = f"http://127.0.0.1:{proxy}" if self._proxied else None
