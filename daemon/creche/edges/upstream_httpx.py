@@ -144,6 +144,8 @@ class HttpxUpstream:
             if sending.unsent.cancelled_caught:
                 if self._closed:
                     raise httpx2.ConnectError(_CLOSED)
+                if sending.lane is not None:
+                    sending.lane.wire.forget_addresses()
                 raise httpx2.ConnectTimeout(f"no connection within {self._connect_timeout_s:g} s")
 
     async def _take_slot(self, origin: Origin) -> None:
@@ -179,7 +181,12 @@ class HttpxUpstream:
             await origin.first.wait()
         sending.kept = False
         origin.make_room()
-        wire = Wire(self._addresses_of, max_header_bytes=self._max_header_bytes)
+        wire = Wire(
+            self._addresses_of,
+            max_header_bytes=self._max_header_bytes,
+            proxied=self._proxy is not None,
+            proxy_tls=self._proxy is not None and self._proxy.tls,
+        )
         lane = Lane(self._maker(wire, origin).create_connection(origin.place), wire)
         origin.add(lane, shared=self._http2 and origin.scheme == "https")
         return lane
@@ -257,7 +264,7 @@ class HttpxUpstream:
         exchange.answered = True
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         if sum(len(name) + len(value) + 4 for name, value in response.headers) > self._max_header_bytes:
-            raise httpx2.RemoteProtocolError(too_long_headers(self._max_header_bytes))
+            raise httpx2.RemoteProtocolError(too_long_headers(exchange.peer, self._max_header_bytes))
         if response.extensions["http_version"] not in _VERSIONS:
             raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1: it has another version")
         if response.status == _SWITCHING_PROTOCOLS:

@@ -46,7 +46,7 @@ def translated(exchange: Exchange) -> Iterator[None]:
         raise
     except httpx2.HTTPError as exc:
         if not exchange.begun:
-            raise httpx2.ConnectError(f"the proxy does not connect: {exc}") from exc
+            raise httpx2.ConnectError(f"no tunnel: {exc}") from exc
         raise
     except httpcore2.ProxyError as exc:
         raise httpx2.ConnectError(f"the proxy refuses: {exc}") from exc
@@ -80,5 +80,6 @@ def core_request(call: Call, origin: Origin, target: str) -> httpcore2.Request:
     """What `Upstream` would send, taken apart for httpcore2, so that the two cannot differ."""
     head = _encode(call, origin.host_field, target).partition(b"\r\n\r\n")[0]
     fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
-    headers = [(name, value) for name, _, value in fields]
+    # Spaces around a value are none of it, and h11 takes none: its error would show the value.
+    headers = [(name, value.strip(b" \t")) for name, _, value in fields]
     return httpcore2.Request(call.method, origin.url(target), headers=headers, content=call.body)

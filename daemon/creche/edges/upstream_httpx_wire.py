@@ -43,13 +43,26 @@ class Exchange:
         self.refusal: str | None = None
         """What broke the sending, if anything did. What was said before it may still wait to be read."""
 
+    @property
+    def peer(self) -> str:
+        """Who is spoken to, for messages: before the request is begun, that can only be a proxy."""
+        return "the provider" if self.begun else "the proxy"
+
 
 class Wire(httpcore2.AsyncNetworkBackend):
-    """The network as httpcore2 sees it, for one connection. `exchange` is the one under way."""
+    """The network as httpcore2 sees it, for one connection. `exchange` is the one under way.
 
-    def __init__(self, addresses: Callable[[str, int], Addresses], *, max_header_bytes: int) -> None:
-        self._addresses = addresses
+    `proxied` tells whether it leads to a proxy, `proxy_tls` whether that is reached by TLS.
+    """
+
+    def __init__(
+        self, addresses: Callable[[str, int], Addresses], *, max_header_bytes: int, proxied: bool, proxy_tls: bool
+    ) -> None:
+        self._find_addresses = addresses
+        self._addresses: Addresses | None = None
         self._max_header_bytes = max_header_bytes
+        self._proxied = proxied
+        self._proxy_tls = proxy_tls
         self._tap: _Tap | None = None
         self._top: trio.abc.Stream | None = None
         self._body_bytes = self._last_bytes = 0
@@ -71,13 +84,23 @@ class Wire(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - likewise
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002 - likewise
     ) -> httpcore2.AsyncNetworkStream:
-        addresses = self._addresses(host.strip("[]"), port)
+        self._addresses = self._find_addresses(host.strip("[]"), port)
         try:
-            self._tap = _Tap(await dial(await addresses.get()))
+            self._tap = _Tap(await dial(await self._addresses.get()))
         except (OSError, ValueError) as exc:
-            addresses.forget()
-            raise httpx2.ConnectError(words(exc)) from exc
+            self.forget_addresses()
+            raise self.unreachable(exc, None) from exc
         return self.layer(self._tap)
+
+    def forget_addresses(self) -> None:
+        """Look them up again the next time: where these led to, nobody answers."""
+        if self._addresses is not None:
+            self._addresses.forget()
+
+    def unreachable(self, error: Exception, stream: trio.abc.Stream | None) -> httpx2.ConnectError:
+        """The error of a connection that does not come to be, or of TLS that does not on a stream."""
+        to_proxy = self._proxied if stream is None else self._proxy_tls and stream is self._tap
+        return httpx2.ConnectError(f"cannot connect{' to the proxy' if to_proxy else ''}: {words(error)}")
 
     def layer(self, stream: trio.abc.Stream) -> httpcore2.AsyncNetworkStream:
         """Put a stream on top: the next reads and writes go there."""
@@ -118,7 +141,7 @@ class Wire(httpcore2.AsyncNetworkBackend):
             exchange.other_bytes += self._last_bytes
         self._body_bytes, self._last_bytes = exchange.body_bytes, 0
         if exchange.other_bytes > self._max_header_bytes:
-            raise httpx2.RemoteProtocolError(too_long_headers(self._max_header_bytes))
+            raise httpx2.RemoteProtocolError(too_long_headers(exchange.peer, self._max_header_bytes))
 
     def took(self, data: bytes) -> bytes:
         """What came, on its way up. An end that ends no answer raises `httpx2.ReadError`."""
@@ -127,14 +150,14 @@ class Wire(httpcore2.AsyncNetworkBackend):
             exchange.heard = True
             if not b"HTTP/1.".startswith(data[:7]):
                 # httpcore2 would wait for an empty line, which other protocols may never send.
-                raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1")
+                raise httpx2.RemoteProtocolError(f"{exchange.peer}'s answer is not HTTP/1.1")
         self._last_bytes = len(data)
         if data or (exchange.until_end and not self.multiplexed):
             return data
         if self.multiplexed:
-            raise httpx2.ReadError("the provider closed the connection")
+            raise httpx2.ReadError(f"{exchange.peer} closed the connection")
         where = "in the middle of its answer" if exchange.heard else "before answering"
-        raise self.broken(f"the provider closed the connection {where}")
+        raise self.broken(f"{exchange.peer} closed the connection {where}")
 
     def broken(self, message: str) -> httpx2.NetworkError:
         """The error of a connection that ended; where it ended while sending and said nothing, that is the one."""
@@ -185,7 +208,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
             await secured.do_handshake()
         except (trio.BrokenResourceError, ValueError) as exc:
             self._wire.close()
-            raise httpx2.ConnectError(words(exc)) from exc
+            raise self._wire.unreachable(exc, self._stream) from exc
         return self._wire.layer(secured)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore2's
@@ -286,6 +309,6 @@ def words(error: Exception) -> str:
     return str(cause) if isinstance(cause, ValueError) else "the connection was closed"
 
 
-def too_long_headers(limit_bytes: int) -> str:
+def too_long_headers(peer: str, limit_bytes: int) -> str:
     """The message about a head over its limit."""
-    return f"the headers of the provider's answer are larger than {limit_bytes} bytes"
+    return f"the headers of {peer}'s answer are larger than {limit_bytes} bytes"

@@ -59,6 +59,22 @@ async def test_requests_on_the_wire(way: Way, case: str) -> None:
     assert seen == [(expected.format(origin.partition("://")[2]).encode("latin-1"), call.body or b"")]
 
 
+async def test_spaces_around_a_value_are_none_of_it(way: Way) -> None:
+    """They are sent or left out, and are no reason to refuse the call."""
+    seen = []
+
+    async def handler(peer: Peer) -> None:
+        seen.append(await peer.head())
+        await peer.say(WHOLE)
+
+    async with way.serving(handler) as origin, way.transport() as transport:
+        call = Call(method="GET", url=origin, headers=(("X-Key", " a b\t "),))
+        assert await outcome(transport, call) == (200, b"ok")
+    (head,) = seen
+    assert head is not None
+    assert [line.partition(b":")[2].strip() for line in head.split(b"\r\n") if line.startswith(b"X-Key")] == [b"a b"]
+
+
 REFUSED: dict[str, tuple[Call, type[Exception]]] = {
     "no-scheme": (Call(method="GET", url="127.0.0.1/"), httpx2.UnsupportedProtocol),
     "ftp": (Call(method="GET", url="ftp://127.0.0.1/"), httpx2.UnsupportedProtocol),
