@@ -50,7 +50,7 @@ def translated(exchange: Exchange) -> Iterator[None]:
         raise
     except httpcore2.ProxyError as exc:
         raise httpx2.ConnectError(f"the proxy refuses: {exc}") from exc
-    except (httpcore2.NetworkError, httpcore2.ProtocolError, H2Error) as exc:
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, H2Error, ValueError) as exc:  # a status that is no number
         if not exchange.begun:
             raise httpx2.ConnectError(f"the connection cannot be used: {exc}") from exc
         if isinstance(exc, httpcore2.NetworkError):

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx2
 import msgspec
 import pytest
+import trio
 import trustme
 
 from creche.core.exchange import Answer, Call
@@ -152,6 +153,22 @@ async def ask(way: Way, handler: Handler, call: Call | None = None, **limits: in
 async def get(transport: Transport, url: str, *, method: str = "GET", fresh: bool = False) -> Answer:
     """A small call."""
     return await transport.send(Call(method=method, url=url, fresh=fresh), timeout_s=20)
+
+
+class Calls:
+    """Calls under way, and what they came to."""
+
+    def __init__(self, nursery: trio.Nursery, transport: Transport) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+        self._nursery = nursery
+        self._transport = transport
+
+    def ask(self, origin: str, number: int) -> None:
+        """Call `/number`."""
+        self._nursery.start_soon(self._ask, Call(method="POST", url=f"{origin}/{number}"), number)
+
+    async def _ask(self, call: Call, number: int) -> None:
+        self.outcomes[number] = await outcome(self._transport, call)
 
 
 def saying(raw: bytes, then: Handler | None = None) -> Handler:

@@ -55,7 +55,8 @@ class H2Connection:
 
     def __init__(self, peer: Peer, settings: dict[SettingCodes | int, int]) -> None:
         self.peer = peer
-        self.state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_outbound_headers=False)
+        self.state = h2.connection.H2Connection(config)
         self.number = 0
         self._settings = settings
         self._lock = trio.Lock()

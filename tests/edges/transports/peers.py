@@ -78,6 +78,60 @@ class Peer:
         return bool(more)
 
 
+Said = Callable[[bytes], bytes]
+
+
+def whole(body: bytes, *fields: bytes) -> bytes:
+    """An answer with this body."""
+    return b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *fields, b"", body])
+
+
+class Counting:
+    """Answers each request with the number of its connection; `then` is what it does after each answer."""
+
+    def __init__(self, say: Said = whole, then: Callable[[Peer], Awaitable[None]] | None = None) -> None:
+        self._say = say
+        self._then = then
+        self.connections = 0
+        self.requests = 0
+
+    async def __call__(self, peer: Peer) -> None:
+        self.connections += 1
+        number = b"%d" % self.connections
+        while await peer.request() is not None:
+            self.requests += 1
+            await peer.say(self._say(number))
+            if self._then is not None:
+                await self._then(peer)
+
+
+class Gate:
+    """Answers once it is opened; `waiting` counts the requests that stand before it."""
+
+    def __init__(self) -> None:
+        self.opened = trio.Event()
+        self.waiting = 0
+        self.most = 0
+        self.order: list[int] = []
+        self._arrived = trio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        while (request := await peer.request()) is not None:
+            self.order.append(int(request[0].split(b" ")[1][1:]))
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            self._arrived.set()
+            await self.opened.wait()
+            self.waiting -= 1
+            await peer.say(whole(b"ok"))
+
+    async def reached(self, number: int) -> None:
+        """Return when so many requests stand before it."""
+        while self.waiting < number:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+
+
 @contextlib.asynccontextmanager
 async def serve(
     handler: Callable[[Peer], Awaitable[None]], context: ssl.SSLContext | None = None, host: str = "127.0.0.1"

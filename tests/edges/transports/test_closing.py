@@ -8,51 +8,8 @@ import trio
 import trio.testing
 
 from creche.core.exchange import Call
-from tests.edges.transports.conftest import WHOLE, Outcome, Transport, Way, get, outcome, stay
-from tests.edges.transports.peers import Peer
-
-
-class Gate:
-    """Answers once it is opened; `waiting` counts the requests that stand before it."""
-
-    def __init__(self) -> None:
-        self.opened = trio.Event()
-        self.waiting = 0
-        self.most = 0
-        self.order: list[int] = []
-        self._arrived = trio.Event()
-
-    async def __call__(self, peer: Peer) -> None:
-        while (request := await peer.request()) is not None:
-            self.order.append(int(request[0].split(b" ")[1][1:]))
-            self.waiting += 1
-            self.most = max(self.most, self.waiting)
-            self._arrived.set()
-            await self.opened.wait()
-            self.waiting -= 1
-            await peer.say(WHOLE)
-
-    async def reached(self, number: int) -> None:
-        """Return when so many requests stand before it."""
-        while self.waiting < number:
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-
-
-class Calls:
-    """Calls under way, and what they came to."""
-
-    def __init__(self, nursery: trio.Nursery, transport: Transport) -> None:
-        self.outcomes: dict[int, Outcome] = {}
-        self._nursery = nursery
-        self._transport = transport
-
-    def ask(self, origin: str, number: int) -> None:
-        """Call `/number`."""
-        self._nursery.start_soon(self._ask, Call(method="POST", url=f"{origin}/{number}"), number)
-
-    async def _ask(self, call: Call, number: int) -> None:
-        self.outcomes[number] = await outcome(self._transport, call)
+from tests.edges.transports.conftest import WHOLE, Calls, Way, get, outcome, stay
+from tests.edges.transports.peers import Gate, Peer
 
 
 async def test_the_limit_holds_and_the_line_is_in_order(way: Way) -> None:

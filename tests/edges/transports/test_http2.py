@@ -211,6 +211,10 @@ async def endless_headers(request: H2Request) -> None:
     await request.answer(b"ok", *[("x", "y" * 1000)] * 100)
 
 
+async def no_status(request: H2Request) -> None:
+    await request.answer(b"ok", status="abc")
+
+
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
@@ -225,6 +229,7 @@ async def endless_headers(request: H2Request) -> None:
         (too_much, httpx2.RemoteProtocolError),
         (announced_too_much, httpx2.RemoteProtocolError),
         (endless_headers, httpx2.RemoteProtocolError),
+        (no_status, httpx2.RemoteProtocolError),
     ],
 )
 async def test_errors_are_the_same_as_over_http_1(h2way: H2Way, handler: Handler, expected: Outcome) -> None:

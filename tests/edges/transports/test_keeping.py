@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import httpx2
 import pytest
 import trio
@@ -11,33 +9,7 @@ import trio.testing
 
 from creche.core.exchange import Call
 from tests.edges.transports.conftest import WHOLE, Transport, Way, get, outcome
-from tests.edges.transports.peers import Peer
-
-Said = Callable[[bytes], bytes]
-
-
-def whole(body: bytes, *fields: bytes) -> bytes:
-    """An answer with this body."""
-    return b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *fields, b"", body])
-
-
-class Counting:
-    """Answers each request with the number of its connection; `then` is what it does after each answer."""
-
-    def __init__(self, say: Said = whole, then: Callable[[Peer], Awaitable[None]] | None = None) -> None:
-        self._say = say
-        self._then = then
-        self.connections = 0
-        self.requests = 0
-
-    async def __call__(self, peer: Peer) -> None:
-        self.connections += 1
-        number = b"%d" % self.connections
-        while await peer.request() is not None:
-            self.requests += 1
-            await peer.say(self._say(number))
-            if self._then is not None:
-                await self._then(peer)
+from tests.edges.transports.peers import Counting, Peer, Said, whole
 
 
 def counts(transport: Transport) -> tuple[int, int, int]:

@@ -12,10 +12,8 @@ from creche.core.proxies import ENVIRONMENT
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Settings, Upstreams
-from tests.edges.transports.conftest import get, outcome
-from tests.edges.transports.peers import Peer, relay, serve
-from tests.edges.transports.test_closing import Calls, Gate
-from tests.edges.transports.test_keeping import Counting
+from tests.edges.transports.conftest import Calls, get, outcome
+from tests.edges.transports.peers import Counting, Gate, Peer, relay, serve
 
 
 class Made:
