@@ -21,6 +21,7 @@ from creche.core.exchange import Answer, Call
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
 from tests.edges.transports.differences import DIFFERENCES
+from tests.edges.transports.h2_peer import H2Way
 from tests.edges.transports.peers import Peer, relay, serve
 
 Handler = Callable[[Peer], Awaitable[None]]
@@ -216,3 +217,9 @@ def plain(kind: str, authority: trustme.CA) -> Way:
 def secure(kind: str, authority: trustme.CA) -> Way:
     """Each kind of transport, to providers with TLS."""
     return Way(kind, tls=True, authority=authority)
+
+
+@pytest.fixture(params=["straight", "proxied"])
+def h2way(request: pytest.FixtureRequest, authority: trustme.CA) -> H2Way:
+    """Straight and through a proxy's tunnel."""
+    return H2Way(authority, proxied=request.param == "proxied")

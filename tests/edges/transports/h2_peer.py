@@ -1,9 +1,10 @@
-"""A small HTTP/2 server that does what a test wants with each request, and counts its connections."""
+"""A small HTTP/2 server that does what a test wants with each request, counts its connections, and the way to it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import h2.config
@@ -11,8 +12,10 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import trio
+import trustme
 
-from tests.edges.transports.peers import BROKEN, Peer
+from creche.edges.upstream_httpx import HttpxUpstream
+from tests.edges.transports.peers import BROKEN, Peer, relay, serve
 
 if TYPE_CHECKING:
     from h2.settings import SettingCodes
@@ -141,3 +144,47 @@ class H2Server:
             await self._handler(request)
 
         await connection.run(counted)
+
+
+async def echo(request: H2Request) -> None:
+    """Answer with the path and the body."""
+    await request.answer(request[":path"].encode() + b" " + request.body, ("x-path", request[":path"]))
+
+
+class H2Way:
+    """Makes providers that speak HTTP/2, and transports that want it; straight or through a proxy."""
+
+    def __init__(self, authority: trustme.CA, *, proxied: bool) -> None:
+        self._authority = authority
+        self._proxied = proxied
+        self._proxy: str | None = None
+
+    def _client_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._authority.configure_trust(context)
+        return context
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        self, handler: Callable[[Peer], Awaitable[None]], *, protocols: tuple[str, ...] = ("h2", "http/1.1")
+    ) -> AsyncIterator[str]:
+        """A provider's origin."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._authority.issue_cert("127.0.0.1").configure_cert(context)
+        context.set_alpn_protocols(list(protocols))
+        async with serve(relay) as proxy, serve(handler, context) as port:
+            self._proxy = f"http://127.0.0.1:{proxy}" if self._proxied else None
+            yield f"https://127.0.0.1:{port}"
+
+    @contextlib.asynccontextmanager
+    async def transport(self, **limits: int) -> AsyncIterator[HttpxUpstream]:
+        """A transport, after which nothing may be in use."""
+        made = HttpxUpstream(
+            http2=True,
+            proxy=self._proxy,
+            make_context=self._client_context,
+            **limits,
+        )
+        yield made
+        await made.aclose()
+        assert made.statistics().origins == {}
