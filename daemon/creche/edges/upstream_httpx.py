@@ -236,14 +236,15 @@ class HttpxUpstream:
         exchange, unsent = sending.exchange, sending.unsent
 
         async def trace(event: str, info: dict[str, httpcore2.Request]) -> None:
-            if event.endswith("send_request_headers.started"):
-                # A scope that was cancelled meanwhile ends the call at the next checkpoint, which is before the write.
-                if info["request"].method != b"CONNECT" and not unsent.cancel_called:
-                    unsent.deadline = math.inf
-                    self._unsent.discard(unsent)
-                    lane.wire.start(exchange)
-                    exchange.begun = exchange.sending = True
-                    origin.agree(lane)
+            if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+                if unsent.cancel_called:
+                    # Ends the call here: over HTTP/2 others would send what httpcore2 put together before the write.
+                    await trio.lowlevel.checkpoint()
+                unsent.deadline = math.inf
+                self._unsent.discard(unsent)
+                lane.wire.start(exchange)
+                exchange.begun = exchange.sending = True
+                origin.agree(lane)
             elif event.endswith("send_request_body.complete"):
                 exchange.sending = False
 
