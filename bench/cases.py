@@ -1,4 +1,4 @@
-"""The separate measurements: submit, listeners, restart, size, punctuality, start storm. Each adds its figures."""
+"""The separate measurements: submit, listeners, restart, size, punctuality, start storm, batch. Each adds figures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from dataclasses import dataclass
 
 from contenders import CRECHE, FOR_EVER, POLL_EVERY_S
 from load import Listeners, load, part, post
-from machine import Cost, each, wait_for
+from machine import ROOT, Cost, each, wait_for
 from minders import KEEPS_PACE, SATURATED, Pace, Setting, measure, wait_until_all_polled
 from report import Figure, Missing, Report, say
 from stage import Stage, tls_is_missing
 
 ON_TIME_S = 0.1
 LATENESS = "creche_poll_lateness_seconds"
+MANY = """
+[many]
+method = "POST"
+url = "/v1/jobs/batch"
+body = { ids = "$ids" }
+max = 100
+items = "/jobs"
+id = "/id"
+"""
+"""What the provider of the benches adds to that of the shipped recipe."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Sizes:
     punctual_tasks: int = 10_000
     storm_tasks: int = 6000
     calm_per_s: int = 300
+    batch_jobs: int = 10_000
 
 
 SMOKE = Sizes(
@@ -51,6 +62,7 @@ SMOKE = Sizes(
     punctual_tasks=30,
     storm_tasks=30,
     calm_per_s=100,
+    batch_jobs=30,
 )
 
 
@@ -233,6 +245,28 @@ def _storm(tasks: int, pace: Pace, *, per_s: int | None) -> tuple[float, int, fl
         return _most(memory), stage.books()["peak"], round(max(0.0, on_time_s), 2)
 
 
+def batch(report: Report, sizes: Sizes, pace: Pace) -> None:
+    """Jobs of one account, a hundred per request: requests for each poll, and what a poll costs then."""
+    at = f"{sizes.batch_jobs:,} tasks of one account, 5 ms, a hundred per request"
+    with Stage(latency_ms=5) as stage:
+        recipe = (ROOT / "daemon/creche/recipes/simulator.toml").read_text(encoding="utf-8") + MANY
+        (stage.folder / "batched.toml").write_text(recipe, encoding="utf-8")
+        daemon = stage.daemon(recipe="batched.toml")
+        stage.mark()
+        daemon.submit(FOR_EVER for _ in range(sizes.batch_jobs))
+        wait_until_all_polled(stage, sizes.batch_jobs, within_s=pace.patience_s + 30)
+        time.sleep(pace.warm_s)
+        before, cost = stage.books(), daemon.process.cost()
+        time.sleep(pace.seconds)
+        wait_for(lambda: stage.books()["polls"] > before["polls"], "a poll", within_s=pace.patience_s)
+        after, spent = stage.books(), daemon.process.cost()
+    polls, requests = (after[count] - before[count] for count in ("polls", "requests"))
+    report.figures += [
+        Figure("requests per poll", at, round(requests / polls, 4), "x", goal=1 / 20),
+        Figure("CPU per poll in batches", at, round((spent.cpu_s - cost.cpu_s) / polls * 1e6, 1), "us"),
+    ]
+
+
 def _most(costs: list[Cost]) -> float:
     return max(cost.rss_bytes for cost in costs) / 2**20
 
@@ -245,6 +279,7 @@ CASES: dict[str, Case] = {
     "size": size,
     "punctuality": punctuality,
     "storm": storm,
+    "batch": batch,
 }
 
 

@@ -2,10 +2,11 @@
  *
  *     provider PORT LATENCY_MS [CERTIFICATE KEY]      port 0: any; prints "listening PORT"
  *
- * POST /v1/jobs makes a job that runs for the "run_ms" of its body, else for ever; GET /v1/jobs/job-N reads any job. It
- * also keeps the books that every contender is measured by, so that nobody counts his own polls: GET /stats gives them,
- * POST /mark begins some anew.
- *   polls, creates      since the start
+ * POST /v1/jobs makes a job that runs for the "run_ms" of its body, else for ever; GET /v1/jobs/job-N reads any job;
+ * POST /v1/jobs/batch with {"ids":["job-N",...]} reads up to 256. It also keeps the books that every contender is
+ * measured by, so that nobody counts his own polls: GET /stats gives them, POST /mark begins some anew.
+ *   polls, creates      since the start; each job of a batch is a poll
+ *   requests            that asked about jobs, since the start; a batch is one
  *   seen                jobs polled since the mark
  *   open, peak          connections that asked about jobs: now, and the most since the mark
  *   waits               [[ms, count], ...]: time from a job's answer to its next poll, in steps of 10 ms
@@ -30,7 +31,7 @@
 static SSL_CTX *context;
 #endif
 
-enum { JOBS = 1 << 20, STEPS = 6000, STEP_MS = 10, IN_BYTES = 16384, PENDING = 1 << 17, FDS = 1 << 16 };
+enum { JOBS = 1 << 20, STEPS = 6000, STEP_MS = 10, IN_BYTES = 16384, PENDING = 1 << 17, FDS = 1 << 16, BATCH = 256 };
 
 struct job { double answered, end; uint32_t mark; };
 struct connection {
@@ -42,13 +43,14 @@ struct connection {
 #endif
 };
 /* The latency is the same for all, so that what is to be answered next is always the oldest: a ring will do. */
-struct answer { double due; int fd; uint32_t generation; int status; long job; };
+struct answer { double due; int fd; uint32_t generation; int status; long job; struct batch *batch; };
+struct batch { int count; long jobs[BATCH]; };
 
 static struct job jobs[JOBS];
 static struct connection *connections[FDS];
 static struct answer ring[PENDING];
 static uint32_t generations, mark = 1;
-static unsigned long head, tail, polls, creates, seen, open_now, open_peak, waits[STEPS];
+static unsigned long head, tail, requests, polls, creates, seen, open_now, open_peak, waits[STEPS];
 static double latency;
 static int poller;
 
@@ -93,8 +95,8 @@ static int reply(struct connection *c, int status, const char *body, int length)
 static int tell_stats(struct connection *c) {
     static char body[1 << 16];
     int n = snprintf(body, sizeof body,
-                     "{\"polls\":%lu,\"creates\":%lu,\"seen\":%lu,\"open\":%lu,\"peak\":%lu,\"waits\":[", polls, creates, seen,
-                     open_now, open_peak);
+                     "{\"requests\":%lu,\"polls\":%lu,\"creates\":%lu,\"seen\":%lu,\"open\":%lu,\"peak\":%lu,\"waits\":[",
+                     requests, polls, creates, seen, open_now, open_peak);
     const char *comma = "";
     for (int i = 0; i < STEPS && n < (int)sizeof body - 64; i++)
         if (waits[i]) {
@@ -105,13 +107,13 @@ static int tell_stats(struct connection *c) {
     return reply(c, 200, body, n);
 }
 
-static void answer_later(struct connection *c, int status, long job, double at) {
+static void answer_later(struct connection *c, int status, long job, struct batch *batch, double at) {
     if (head - tail == PENDING) fail("too many requests at once");
     if (!c->counted) {
         c->counted = 1;
         if (++open_now > open_peak) open_peak = open_now;
     }
-    ring[head++ % PENDING] = (struct answer){at + latency, c->fd, c->generation, status, job};
+    ring[head++ % PENDING] = (struct answer){at + latency, c->fd, c->generation, status, job, batch};
 }
 
 static void note_poll(long number, double at) {
@@ -132,14 +134,26 @@ static int handle(struct connection *c, const char *request) {
     double at = now();
     if (!strncmp(request, "GET /v1/jobs/job-", 17)) {
         long number = atol(request + 17);
+        requests++;
         note_poll(number, at);
-        answer_later(c, 200, number, at);
+        answer_later(c, 200, number, NULL, at);
+        return 1;
+    }
+    if (!strncmp(request, "POST /v1/jobs/batch ", 20)) {
+        struct batch *batch = calloc(1, sizeof *batch);
+        const char *id = strstr(request, "\r\n\r\n");
+        while (batch->count < BATCH && (id = strstr(id, "\"job-"))) {
+            id += 5;
+            note_poll(batch->jobs[batch->count++] = atol(id), at);
+        }
+        requests++;
+        answer_later(c, 200, 0, batch, at);
         return 1;
     }
     if (!strncmp(request, "POST /v1/jobs ", 14)) {
         const char *run = strstr(request, "\"run_ms\":");
         jobs[creates % JOBS].end = run ? at + atol(run + 9) / 1000.0 : 0;
-        answer_later(c, 201, (long)creates++, at);
+        answer_later(c, 201, (long)creates++, NULL, at);
         return 1;
     }
     if (!strncmp(request, "POST /mark ", 11)) {
@@ -232,22 +246,39 @@ static void welcome(int listener) {
     }
 }
 
+/* What is said of one job; at least ROOM bytes must be free. Returns its length. */
+enum { ROOM = 256 };
+static int show(char *body, long number, double at) {
+    struct job *job = &jobs[number % JOBS];
+    job->answered = at;
+    return snprintf(body, ROOM,
+                    "{\"id\":\"job-%ld\",\"status\":\"%s\",\"progress\":0.42,"
+                    "\"created_at\":\"2026-11-23T12:00:00Z\",\"output\":null,\"error\":null}",
+                    number, job->end > 0 && job->end <= at ? "succeeded" : "running");
+}
+
+static int show_all(char *body, struct batch *batch, double at) {
+    int length = sprintf(body, "{\"jobs\":[");
+    for (int i = 0; i < batch->count; i++) {
+        if (i) body[length++] = ',';
+        length += show(body + length, batch->jobs[i], at);
+    }
+    return length + sprintf(body + length, "]}");
+}
+
 static void answer_what_is_due(void) {
-    char body[256];
+    static char body[(BATCH + 1) * ROOM];
     while (tail != head) {
         struct answer *next = &ring[tail % PENDING];
         double at = now();
         if (next->due > at) return;
         tail++;
         struct connection *c = connections[next->fd];
-        if (!c || c->generation != next->generation) continue;
-        struct job *job = &jobs[next->job % JOBS];
-        int length = snprintf(body, sizeof body,
-                              "{\"id\":\"job-%ld\",\"status\":\"%s\",\"progress\":0.42,"
-                              "\"created_at\":\"2026-11-23T12:00:00Z\",\"output\":null,\"error\":null}",
-                              next->job, job->end > 0 && job->end <= at ? "succeeded" : "running");
-        job->answered = at;
-        if (!reply(c, next->status, body, length)) hang_up(c);
+        if (c && c->generation == next->generation) {
+            int length = next->batch ? show_all(body, next->batch, at) : show(body, next->job, at);
+            if (!reply(c, next->status, body, length)) hang_up(c);
+        }
+        free(next->batch);
     }
 }
 

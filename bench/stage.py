@@ -46,7 +46,7 @@ level = "WARNING"
 [tasks]
 max = 200000
 [algorithms.bench]
-recipe = "simulator"
+recipe = "{recipe}"
 base = "{provider}"
 poll_every = "{poll_every}"
 in_flight = {in_flight}
@@ -139,12 +139,16 @@ class Stage:
         books: dict[str, Any] = json.loads(self._ask("GET", "/stats"))
         return books
 
-    def daemon(self, *, poll_every: str = "3s", in_flight: int = 0) -> Daemon:
-        """A daemon, ready, with its store, heartbeats in Valkey and one algorithm, `bench`."""
+    def daemon(self, *, poll_every: str = "3s", in_flight: int = 0, recipe: str = "simulator") -> Daemon:
+        """A daemon, ready, with its store, heartbeats in Valkey and one algorithm, `bench`.
+
+        `recipe` is one that comes with creche, or a file of the stage's folder.
+        """
         config = CONFIG.format(
             valkey=self.valkey,
             ca_file=self.folder / "ca.pem" if self.tls else "",
             provider=self.url,
+            recipe=recipe,
             poll_every=poll_every,
             in_flight=in_flight,
         )

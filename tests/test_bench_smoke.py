@@ -27,6 +27,8 @@ FIGURES = {
     "CPU per poll, part of that of few tasks",
     "polls within 100 ms of due",
     "oldest heartbeat",
+    "requests per poll",
+    "CPU per poll in batches",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -26,7 +26,7 @@ from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
 from creche.core.task import Outcome, Status
-from creche.edges import api, stream
+from creche.edges import api, stream, stream_broadcast, stream_sending
 from creche.edges.api_routes import Route
 from creche.edges.metrics import Metrics, Snapshot
 from creche.errors import CrecheError, RefusedError, UnavailableError
@@ -162,6 +162,10 @@ url = "/"
 [[poll.rules]]
 then = "lost"
 http = 404
+[many]
+url = "/"
+max = 2
+id = "/id"
 [fetch]
 url = "/"
 [cancel]
@@ -288,8 +292,9 @@ def test_the_query_and_the_times_of_the_stream() -> None:
     assert set(rows("stream.md", "Query parameters")) == set(known)
     closing = sections("stream.md")["Close codes"]
     assert f"| {stream.GOING_AWAY} |" in closing
-    assert f"one message within {stream.SEND_S:g} seconds" in closing
-    assert f"every {stream.PING_EVERY_S:g} seconds" in closing
+    assert f"one message within {stream_sending.SEND_S:g} seconds" in closing
+    assert f"every {stream_sending.PING_EVERY_S:g} seconds" in closing
+    assert f"within {stream_broadcast.GATHER_S * 1000:g} ms" in sections("stream.md")["Promises"]
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -361,6 +366,7 @@ def test_every_metric() -> None:
         conditions={"a": {"throttled": 1}},
         events=Counter({(event, "a", "good"): 1 for event in ("accepted", "settled", "creates", "polls")}),
         slots={"a": (1, 1)},
+        breakers={"a": True},
         listeners=0,
         feed_head=0,
         heartbeat_age_s=1.0,

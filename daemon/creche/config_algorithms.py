@@ -37,6 +37,8 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     route: Route
     in_flight: int | None
+    creates_per_s: float | None
+    polls_per_s: float | None
     on_timeout: str
     on_unknown: str
 
@@ -75,6 +77,7 @@ class AlgorithmsReader:
         timeout_s = table.duration("timeout", 30.0, at_least_s=0.1)
         route = read_route(table, self._environ, route)
         in_flight = table.integer("in_flight", 0) or None
+        creates_per_s, polls_per_s = table.rate("create_rate"), table.rate("poll_rate")
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
         on_unknown = table.choice("on_unknown", "ask", ("ask", "retry"))
         rhythm = _rhythm(table, recipe)
@@ -97,6 +100,8 @@ class AlgorithmsReader:
             timeout_s=timeout_s,
             route=route,
             in_flight=in_flight,
+            creates_per_s=creates_per_s,
+            polls_per_s=polls_per_s,
             on_timeout=on_timeout,
             on_unknown=on_unknown,
         )
@@ -138,7 +143,7 @@ def _is_http(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(parts.netloc)
+    return parts.scheme in {"http", "https", "http+unix"} and bool(parts.netloc)
 
 
 def _rhythm(table: Table, recipe: Recipe | None) -> Rhythm:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from creche.config import Config
 from creche.config_algorithms import AlgorithmSection
 from creche.config_values import Route, Secret, masked
-from creche.core.document import format_duration, format_size
+from creche.core.document import format_duration, format_rate, format_size
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -74,6 +74,8 @@ def _algorithm(section: AlgorithmSection) -> dict[str, object]:
         "timeout": format_duration(section.timeout_s),
         **_route(section.route),
         "in_flight": section.in_flight or 0,
+        "create_rate": format_rate(section.creates_per_s),
+        "poll_rate": format_rate(section.polls_per_s),
         "on_timeout": section.on_timeout,
         "on_unknown": section.on_unknown,
         "poll_first": format_duration(rhythm.first_s),

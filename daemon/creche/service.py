@@ -136,6 +136,7 @@ async def serve(
         minding_ended = await _begin(ground, supervisor.run)
         await ground.start(pulse.run)
         await ground.start(lag.run)
+        ground.start_soon(stream.run)
         ground.start_soon(prune_forever, config.store, journal, feed)
         async with open_listeners(config, inherited) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)

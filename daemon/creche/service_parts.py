@@ -217,6 +217,8 @@ def _algorithm(section: AlgorithmSection, upstreams: Upstreams) -> Algorithm:
         provider=HttpProvider(binding, upstream, timeout_s=section.timeout_s),
         rhythm=section.rhythm,
         in_flight=section.in_flight,
+        creates_per_s=section.creates_per_s,
+        polls_per_s=section.polls_per_s,
         deadline_s=section.deadline_s,
         on_timeout=section.on_timeout,
         on_unknown=section.on_unknown,

@@ -140,14 +140,15 @@ class View:
 
     def _snapshot(self) -> Snapshot:
         names = self._config.algorithms
-        slots = {name: self._supervisor.slots(name) for name in names}
+        gates = {name: self._supervisor.gate(name) for name in names}
         return Snapshot(
             version=__version__,
             node=self._node,
             counts=self._supervisor.counts(),
             conditions=self._supervisor.conditions(),
             events=self._tools.counts,
-            slots={name: (len(held.holders), held.waiting) for name, held in slots.items()},
+            slots={name: (len(gate.slots.holders), gate.slots.waiting) for name, gate in gates.items()},
+            breakers={name: gate.breaker.is_open for name, gate in gates.items()},
             listeners=len(self._stream),
             feed_head=self._feed.head,
             heartbeat_age_s=self._tools.pulse.age_s(),

@@ -7,7 +7,8 @@ and for any clock, a mock one too.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -15,7 +16,7 @@ import trio
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
-from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
+from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
 T = TypeVar("T")
@@ -178,6 +179,60 @@ class Call(NamedTuple):
     id: str
 
 
+_DONE = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"'))
+
+
+class Standing:
+    """`ports.Poll` of a coroutine function, which is awaited for each question; an equal reading is no news."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Reading]]) -> None:
+        self._ask = ask
+        self._last: Reading | None = None
+        self._news: Reading | Exception | None = None
+        self._asking: trio.CancelScope | None = None
+        self._done: Callable[[bool], None] = lambda _: None
+
+    async def __call__(self) -> Reading:
+        """Ask, or take what came."""
+        if self._asking is not None:
+            came = trio.Event()
+            self._last, self._done = None, lambda _: came.set()
+            try:
+                await came.wait()
+            finally:
+                self.abandon()
+        news, self._news = self._news, None
+        if isinstance(news, Exception):
+            raise news
+        self._last = news if news is not None else await self._ask()
+        return self._last
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:  # noqa: ARG002 - at once is soon enough
+        """Asks in a system task, once there is something to compare with."""
+        if self._last is None:
+            return False
+        self._asking, self._done = trio.CancelScope(), done
+        trio.lowlevel.spawn_system_task(self._ask_alone, self._asking)
+        return True
+
+    def abandon(self) -> None:
+        """The system task ends without a word."""
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    async def _ask_alone(self, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                said: Reading | Exception = await self._ask()
+            except Exception as exc:  # noqa: BLE001 - it is raised when somebody comes for it
+                said = exc
+            if scope is self._asking:
+                self._asking = None
+                self._news = None if said == self._last else said
+                self._done(self._news is not None)
+
+
 class FakeProvider:
     """`ports.Provider` by script: each method takes its steps one after another, and repeats the last one for ever.
 
@@ -191,14 +246,20 @@ class FakeProvider:
         *,
         create: Sequence[Step[Reading]] = (),
         poll: Sequence[Step[Reading]] = (),
+        poll_many: Sequence[Step[Mapping[str, Reading]]] = (),
         fetch: Sequence[Step[Reading]] = (),
         cancel: Sequence[Step[bool]] = (),
         repeatable: bool = True,
+        batch: int = 1,
+        account: str = "",
     ) -> None:
         self.repeatable = repeatable
+        self.batch = batch
+        self.account = account
         self.calls: list[Call] = []
         self._create = list(create)
         self._poll = list(poll)
+        self._poll_many = list(poll_many)
         self._fetch = list(fetch)
         self._cancel = list(cancel)
 
@@ -208,10 +269,19 @@ class FakeProvider:
         reading = await _play(self._create, Reading(status=JobStatus.WAITING), task)
         return reading if reading.job is not None else msgspec.structs.replace(reading, job=f"job-{task.id}")
 
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return Standing(partial(self.poll, job))
+
     async def poll(self, job: Job) -> Reading:
         """The next step of `poll`."""
         self._note("poll", job.id)
-        return await _play(self._poll, Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(b'"done"')), job)
+        return await _play(self._poll, _DONE, job)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+        """The next step of `poll_many`; the call is about all their ids, with commas."""
+        self._note("poll_many", ",".join(job.id for job in jobs))
+        return await _play(self._poll_many, {job.id: _DONE for job in jobs}, jobs)
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """The next step of `fetch`."""

@@ -310,6 +310,27 @@ def test_a_hint_of_the_recipe_s_own_comes_before_retry_after(hint: str, seconds:
     assert binding.read_poll(answer).ask_again_s == seconds
 
 
+def test_answers_that_differ_in_what_is_looked_at_have_different_gists() -> None:
+    """Status, body, and the headers that the recipe names; all others may be what they will."""
+    binding = bound(poll={"keep": {"next": {"header": "Location"}}, "retry_after": {"header": "X-Next"}})
+    one = binding.gist(an_answer(200, b'{"status": "run"}', date="1", location="/a", **{"x-next": "5"}))
+    assert one is not None
+    assert one == binding.gist(an_answer(200, b'{"status": "run"}', date="2", location="/a", **{"x-next": "5"}))
+    for status, body, headers in (
+        (202, b'{"status": "run"}', {"location": "/a", "x-next": "5"}),
+        (200, b'{"status":"run"}', {"location": "/a", "x-next": "5"}),
+        (200, b'{"status": "run"}', {"location": "/b", "x-next": "5"}),
+        (200, b'{"status": "run"}', {"location": "/a", "x-next": "6"}),
+        (200, b'{"status": "run"}', {"location": "/a"}),
+    ):
+        assert binding.gist(an_answer(status, body, **headers)) != one
+
+
+def test_an_answer_with_a_time_to_come_back_has_no_gist() -> None:
+    """What it means depends on when it is said."""
+    assert bound().gist(an_answer(200, b"{}", **{"retry-after": "7"})) is None
+
+
 def test_a_secret_that_is_echoed_is_not_passed_on() -> None:
     """Some providers quote the key that they refuse."""
     with pytest.raises(CredentialsRefused, match=r"key \*\*\* is wrong") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from creche.core.document import (
     MAX_DURATION_S,
     Table,
     format_duration,
+    format_rate,
     format_size,
     parse_duration,
+    parse_rate,
     parse_size,
     scalar,
     suggestion,
@@ -90,6 +93,32 @@ def test_anything_else_is_no_size(text: str) -> None:
     """Decimal units above all: they are too easily mistaken for binary ones."""
     with pytest.raises(ValueError, match="expected a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "per_s"), [("10/s", 10.0), ("600/m", 10.0), ("0.5/s", 0.5), ("36/h", 0.01)])
+def test_a_rate_is_a_number_per_unit(text: str, per_s: float) -> None:
+    """Per second, minute or hour."""
+    assert parse_rate(text) == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize("text", ["", "10", "10/", "10 / s", "/s", "0/s", "-1/s", "1e3/s", "10/d", "10/s\n", "nan/s"])
+def test_anything_else_is_no_rate(text: str) -> None:
+    """None at all is said by leaving it empty, not by 0, which could mean either."""
+    with pytest.raises(ValueError, match="expected a rate"):
+        parse_rate(text)
+
+
+@given(st.decimals("0.001", 999_999, places=3), st.sampled_from("smh"))
+def test_a_rate_can_be_written_again(number: Decimal, unit: str) -> None:
+    """What is written is read as exactly the same rate."""
+    per_s = parse_rate(f"{number}/{unit}")
+    assert parse_rate(format_rate(per_s)) == per_s
+
+
+def test_a_rate_is_written_in_the_first_unit_that_makes_it_a_whole_number() -> None:
+    """No limit is empty."""
+    assert [format_rate(parse_rate(text)) for text in ("10/s", "600/m", "90/h")] == ["10/s", "10/s", "90/h"]
+    assert format_rate(None) == ""
 
 
 def test_a_near_miss_is_guessed() -> None:

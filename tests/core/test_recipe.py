@@ -183,7 +183,7 @@ def test_credentials_may_be_optional() -> None:
 
 
 @pytest.mark.parametrize("wrong", [1, "x", [], True, [{}], {"x": []}])
-@pytest.mark.parametrize("key", ["params", "headers", "auth", "create", "poll", "origins", "title"])
+@pytest.mark.parametrize("key", ["params", "headers", "auth", "create", "poll", "many", "origins", "title"])
 def test_a_value_of_the_wrong_kind_is_a_mistake(key: str, wrong: object) -> None:
     """Never another exception, whatever stands there."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from creche.edges.front_listening import MAX_UNIX_PATH_BYTES, adopt, open_tcp, open_unix, peer_of, remove_unix
+from creche.edges.front_listening import MAX_UNIX_PATH_BYTES, Replay, adopt, open_tcp, open_unix, peer_of, remove_unix
 from creche.errors import StartError
 
 
@@ -242,3 +242,23 @@ async def test_a_tcp_peer_is_its_address(host: str, shown: str) -> None:
             peer = peer_of(stream.socket)
         assert peer.address == f"{shown}:{client.socket.getsockname()[1]}"
     assert (peer.local, peer.pid) == (False, None)
+
+
+async def test_what_the_kernel_takes_at_once_is_sent_now(path: Path, listener: trio.SocketListener) -> None:
+    """All of it, a part, nothing; then the peer is gone, then we are."""
+    async with await trio.open_unix_socket(path) as client:
+        server = await listener.accept()
+        connection = Replay(server, b"first")
+        assert connection.send_now(b"whole") == 5
+        large = bytes(64 << 20)
+        sent = connection.send_now(large)
+        assert 0 < sent < len(large)
+        while connection.send_now(large):
+            pass
+        assert await client.receive_some(5) == b"whole"
+        assert await connection.receive_some() == b"first"
+    with pytest.raises(trio.BrokenResourceError):
+        connection.send_now(b"x")
+    await connection.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        connection.send_now(b"x")

@@ -314,3 +314,42 @@ async def test_a_watcher_hears_of_each_changed_task_once() -> None:
     with trio.move_on_after(0.01) as scope:
         await watcher.next()
     assert scope.cancelled_caught
+
+
+async def test_what_is_in_memory_is_there_at_once() -> None:
+    """What lies further back, or fell to retention, is not, and says so."""
+    log = Log(before=3)
+    log.publish(*range(4, 8), size_bytes=100)
+    recent = {place: log.feed.recent_after(place, 1 << 20) for place in (2, 3, 5, 7)}
+    assert {place: items and seqs(items) for place, items in recent.items()} == {
+        2: None,
+        3: [4, 5, 6, 7],
+        5: [6, 7],
+        7: [],
+    }
+    assert seqs(log.feed.recent_after(3, 150) or []) == [4]
+    log.feed.forget_up_to(5)
+    assert log.feed.recent_after(4, 1 << 20) is None
+    assert seqs(log.feed.recent_after(5, 1 << 20) or []) == [6, 7]
+
+
+async def test_one_can_wait_for_what_comes_behind_a_place() -> None:
+    """At once when it is there; the end of the feed ends all waiting."""
+    log = Log(before=3)
+    assert await log.feed.wait_past(2)
+    answers: list[bool] = []
+
+    async def wait() -> None:
+        answers.append(await log.feed.wait_past(3))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        log.publish(4)
+    assert answers == [True]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.feed.wait_past, 4)
+        await trio.testing.wait_all_tasks_blocked()
+        log.feed.close()
+    assert not await log.feed.wait_past(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 import pytest
@@ -14,8 +15,9 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Succeeded, Task
 from creche.engine.feed import OLDEST
+from creche.engine.ports import Poll
 from creche.errors import Outage
-from creche.testing import FakeProvider
+from creche.testing import FakeProvider, Standing
 from tests.engine.conftest import Engine, count
 
 RUNNING = Reading(status=JobStatus.PROCESSING)
@@ -106,6 +108,7 @@ class Ledger:
 
     def __init__(self, around_io: Callable[[], Awaitable[None]], *, repeatable: bool) -> None:
         self.repeatable = repeatable
+        self.batch, self.account = 1, ""
         self.jobs: dict[str, float] = {}
         self.owners: Counter[str] = Counter()
         self._io = around_io
@@ -119,10 +122,17 @@ class Ledger:
         await self._io()
         return msgspec.structs.replace(MADE, job=job)
 
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return Standing(partial(self.poll, job))
+
     async def poll(self, job: Job) -> Reading:
         await self._io()
         ended = trio.current_time() >= self.jobs[job.id] + 5
         return msgspec.structs.replace(DONE, to_fetch=True) if ended else RUNNING
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        return {job.id: await self.poll(job) for job in jobs}
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         await self._io()

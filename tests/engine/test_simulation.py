@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Failed, Job, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.core.wire import ResolveIn, TaskIn
 from creche.engine.feed import OLDEST
+from creche.engine.ports import Poll
 from creche.errors import (
     AnswerError,
     CreateRefused,
@@ -35,6 +37,7 @@ from creche.errors import (
     UnknownAlgorithm,
     WrongStatus,
 )
+from creche.testing import Standing
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Engine
@@ -66,8 +69,9 @@ class WorldJob:
 class World:
     """A provider with a memory of its own, whose line is bad. Where it knows tokens, it makes one job of each."""
 
-    def __init__(self, chance: random.Random, *, repeatable: bool) -> None:
+    def __init__(self, chance: random.Random, *, repeatable: bool, batch: int = 1) -> None:
         self.repeatable = repeatable
+        self.batch, self.account = batch, "one"
         self.jobs: dict[str, WorldJob] = {}
         self.tasks: dict[str, str] = {}
         self.well = False
@@ -117,6 +121,10 @@ class World:
         await trio.sleep(self._chance.uniform(0.01, 1.0))
         return msgspec.structs.replace(self._reading(known), job=known)
 
+    def poll_of(self, job: Job) -> Poll:
+        """Each question is the next `poll`."""
+        return Standing(partial(self.poll, job))
+
     async def poll(self, job: Job) -> Reading:
         """How the job is."""
         await self._line()
@@ -124,6 +132,12 @@ class World:
         if self._happens(0.3) and trio.current_time() < self.jobs[job.id].born_at + 4:
             raise JobNotFound("not yet")
         return self._reading(job.id)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        """How the jobs are, but for some that are left out."""
+        await self._line()
+        self._stumble()
+        return {job.id: self._reading(job.id) for job in jobs if not self._happens(0.2)}
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Its result."""
@@ -181,7 +195,7 @@ class History:
         self.chance = random.Random(seed)  # noqa: S311 - a repeatable one is wanted
         self.engine = engine
         self.worlds = {
-            "token": World(self.chance, repeatable=True),
+            "token": World(self.chance, repeatable=True, batch=3),
             "once": World(self.chance, repeatable=False),
             "gamble": World(self.chance, repeatable=False),
         }
@@ -206,7 +220,7 @@ class History:
         more: dict[str, dict[str, Any]] = {
             "token": {"in_flight": self.chance.choice([2, 3])},
             "once": {"in_flight": 3, "on_timeout": "cancel"},
-            "gamble": {"on_unknown": "retry"},
+            "gamble": {"on_unknown": "retry", "creates_per_s": 0.5, "polls_per_s": self.chance.choice([None, 1.0])},
         }
         return {
             name: self.engine.algorithm(world, name, rhythm=Rhythm(every_s=every_s), **more[name])

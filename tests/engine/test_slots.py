@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Status, Succeeded, Task
@@ -26,6 +27,29 @@ async def test_no_more_jobs_exist_than_there_are_slots(engine: Engine, autojump_
     assert provider.most == 2
     assert provider.created == list("abcde")
     assert engine.supervisor.slots("draw").holders == set()
+
+
+async def test_who_waits_for_a_slot_costs_no_child(engine: Engine, autojump_clock: object) -> None:
+    """A task gets its child with its slot; a long queue is only records."""
+    provider = Lasting(1000)
+    await engine.start(engine.algorithm(provider, in_flight=1))
+    await submit_all(engine, "ab")
+    await wait_all_tasks_blocked()
+    before = trio.lowlevel.current_statistics().tasks_living
+    await submit_all(engine, "cdefghij")
+    await wait_all_tasks_blocked()
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_queue_moves_up_when_the_limit_is_raised(engine: Engine, autojump_clock: object) -> None:
+    """A reload gives slots to the first who wait for them; the others wait on."""
+    provider = Lasting(1000)
+    await engine.start(engine.algorithm(provider, in_flight=1))
+    await submit_all(engine, "abcde")
+    await trio.sleep(10)
+    engine.supervisor.reload({"draw": engine.algorithm(provider, in_flight=3)})
+    await trio.sleep(10)
+    assert sorted(provider.created) == ["a", "b", "c"]
 
 
 async def test_priority_comes_first(engine: Engine, autojump_clock: object) -> None:

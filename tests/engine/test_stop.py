@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -142,3 +143,24 @@ async def test_an_outcome_that_is_in_hand_is_written_before_the_end(engine: Engi
     answer.set()
     await engine.stop()
     assert engine.feed_ids() == ["t"]
+
+
+async def test_a_stop_with_many_tasks_lets_others_have_their_turns(engine: Engine, autojump_clock: object) -> None:
+    """It lets go of some at a time, so that listeners are still served: with thousands of tasks it takes a while."""
+    await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING])))
+    await submit_all(engine, [f"t{number}" for number in range(1000)])
+    await trio.sleep(10)
+    minded = [len(engine.pulse)]
+
+    async def look_on() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            minded.append(len(engine.pulse))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look_on)
+        await engine.stop()
+        nursery.cancel_scope.cancel()
+    assert (minded[0], minded[-1]) == (1000, 0)
+    assert max(before - after for before, after in pairwise(minded)) <= 200
+    assert all(engine.stored(f"t{number}").status is Status.PROCESSING for number in range(1000))

@@ -122,10 +122,15 @@ def test_waiting_clients_do_not_hold_up_a_stop(start_daemon: StartDaemon, eventu
     task_id = daemon.client.submit("sim", input=LONG)["id"]
     ended: list[subprocess.CompletedProcess[str]] = []
     waiting = threading.Thread(target=lambda: ended.append(daemon.run("wait", task_id)))
-    waiting.start()
     process = psutil.Process(daemon.process.pid)
-    # The listening socket, and the connection of the one who waits.
-    eventually(lambda: [socket.laddr for socket in process.net_connections("unix")].count(str(daemon.socket)) == 2)
+
+    def sockets() -> int:
+        return [socket.laddr for socket in process.net_connections("unix")].count(str(daemon.socket))
+
+    # The listening socket; then, besides it, the connection of the one who waits, which is not that of the submit.
+    eventually(lambda: sockets() == 1)
+    waiting.start()
+    eventually(lambda: sockets() == 2)
     began = time.monotonic()
     daemon.terminate()
     assert daemon.wait(10) == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from creche.simulator import Reply, Simulator
+from creche.simulator.rules import MAX_BATCH
 from tests.simulator.conftest import START, Desk
 
 
@@ -89,6 +91,39 @@ def test_a_separate_result_is_only_at_its_url() -> None:
         "result_url": f"/v1/jobs/{job}/result",
     }
     assert desk.read("GET", f"/v1/jobs/{job}/result") == (200, {"text": None})
+
+
+def test_many_jobs_can_be_asked_for_at_once() -> None:
+    """Each is shown as its own poll would show it, once; unknown ones are named."""
+    desk = Desk()
+    jobs = [desk.create({"queue": "0s", "run": "1s"}), desk.create({"end": "never"})]
+    desk.now += 5
+    assert desk.read("POST", "/v1/jobs/batch", {"ids": [*jobs, "job-0", "batch"]}) == (
+        200,
+        {"jobs": [desk.poll(job) for job in jobs], "missed": ["batch", "job-0"]},
+    )
+    assert desk.read("POST", "/v1/jobs/batch", {"ids": []}) == (200, {"jobs": [], "missed": []})
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"ids": "x"}, {"ids": [1]}, {"ids": ["x"] * (MAX_BATCH + 1)}])
+def test_a_batch_needs_a_list_of_ids(content: object) -> None:
+    """Of at most a hundred."""
+    status, body = Desk().read("POST", "/v1/jobs/batch", content)
+    assert (status, body["error"]["message"]) == (422, "ids: expected a list of at most 100 texts")
+
+
+def test_a_batch_misses_jobs_whose_poll_is_to_fail() -> None:
+    """The fault is for the job's own poll; hints and latencies are the largest of those that are told."""
+    desk = Desk()
+    spoilt = desk.create({"errors": {"poll": [500]}, "latency": "9s"})
+    slow, hinted = desk.create({"latency": "2s"}), desk.create({"retry_after": 7})
+    for missed in ([spoilt], [spoilt], []):
+        reply = desk.ask("POST", "/v1/jobs/batch", {"ids": [spoilt, slow, hinted]})
+        assert isinstance(reply, Reply)
+        assert msgspec.json.decode(reply.body)["missed"] == missed
+        assert (reply.delay_s, reply.retry_after_s) == (2.0 if missed else 9.0, 7.0)
+        if desk.stats()["batches"] == 2:
+            assert desk.codes("GET", f"/v1/jobs/{spoilt}", 1) == [500]
 
 
 def test_the_same_key_is_the_same_job() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import partial
 from importlib import resources
@@ -13,6 +14,7 @@ import trio
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
+from creche.core.many import Many
 from creche.core.reading import JobStatus, Reading
 from creche.core.recipe import Recipe, load_recipe
 from creche.core.task import Job, Task
@@ -190,3 +192,23 @@ async def test_a_separate_result_can_be_fetched(url: str) -> None:
         assert (reading.to_fetch, bytes(reading.result)) == (True, b"null")
         answer = await account.send(account.binding.fetch_call(Job(job.id, {**job.keep, **reading.keep})))
         assert bytes(account.binding.read_fetch(answer, reading).result) == b'"hello"'
+
+
+async def test_many_jobs_can_be_asked_for_at_once(url: str) -> None:
+    """With the table `many` that the recipe's head describes; a job that the provider misses is in no reading."""
+    with trio.fail_after(LIMIT_S):
+        head = (resources.files("creche") / "recipes/simulator.toml").read_text().partition("\ntitle")[0]
+        settings = re.findall(r"`(\w+ = .+?)`", head.partition("[many]")[2])
+        document = _document() | {"many": tomllib.loads("\n".join(settings))}
+        account = Account(url, recipe=load_recipe("batched", document, "batched.toml"))
+        assert account.binding.recipe.many is not None
+        done = await account.create(_task({"queue": "0s", "run": "0s", "output": 7}))
+        runs = await account.create(_task({"queue": "0s", "end": "never"}, number=2))
+        inquiry = Many(account.binding).about([done, runs, Job("job-0")])
+        readings = inquiry.take(await account.send(inquiry.call))
+        assert inquiry.call is None
+        assert {job_id: reading.status for job_id, reading in readings.items()} == {
+            done.id: JobStatus.SUCCEEDED,
+            runs.id: JobStatus.PROCESSING,
+        }
+        assert readings[done.id] == await account.poll(done)

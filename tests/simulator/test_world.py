@@ -108,12 +108,14 @@ def test_the_books_count_jobs_and_requests() -> None:
     desk.words(short, 3)
     desk.codes("GET", f"/v1/jobs/{short}/result", 1)
     desk.codes("POST", f"/v1/jobs/{long}/cancel", 1)
+    desk.read("POST", "/v1/jobs/batch", {"ids": [short, long]})
     assert desk.stats() == {
-        "requests": 6,
+        "requests": 7,
         "creates": 3,
         "created": 3,
         "duplicates": 0,
-        "polls": 1,
+        "batches": 1,
+        "polls": 3,
         "results": 1,
         "cancels": 1,
         "jobs": {"succeeded": 1, "cancelled": 1, "running": 1},

@@ -36,7 +36,7 @@ async def created(provider: HttpProvider, task_input: object) -> tuple[Job, Read
 async def poll_until(provider: HttpProvider, job: Job, *statuses: JobStatus) -> Reading:
     with trio.fail_after(20):
         while True:
-            reading = await provider.poll(job)
+            reading = await provider.poll_of(job)()
             if reading.status in statuses:
                 return reading
             await trio.sleep(0.05)
@@ -46,7 +46,7 @@ async def test_a_task_runs_to_its_result(train: HttpProvider) -> None:
     """Created, it is in progress with an id; at its end the second request brings the trained model."""
     job, first = await created(train, POINTS | {"seconds": 0.5})
     assert (first.status, first.provider_status, first.known) == (JobStatus.PROCESSING, "in_progress", True)
-    assert (await train.poll(job)).status is JobStatus.PROCESSING
+    assert (await train.poll_of(job)()).status is JobStatus.PROCESSING
     end = await poll_until(train, job, JobStatus.SUCCEEDED)
     assert end.to_fetch
     complete = await train.fetch(job, end)
@@ -75,7 +75,7 @@ async def test_a_cancel_is_refused_and_not_kept_to(train: HttpProvider) -> None:
     """The local server answers that it cannot cancel, says "canceled" all the same, and then completes the work."""
     job, _ = await created(train, POINTS | {"seconds": 1.5})
     assert await train.cancel(job) is False
-    assert (await train.poll(job)).status is JobStatus.CANCELLED
+    assert (await train.poll_of(job)()).status is JobStatus.CANCELLED
     end = await poll_until(train, job, JobStatus.SUCCEEDED)
     assert (await train.fetch(job, end)).status is JobStatus.SUCCEEDED
 
@@ -85,13 +85,13 @@ async def test_a_cancel_after_the_end_changes_nothing(train: HttpProvider) -> No
     job, _ = await created(train, POINTS)
     await poll_until(train, job, JobStatus.SUCCEEDED)
     assert await train.cancel(job) is False
-    assert (await train.poll(job)).status is JobStatus.SUCCEEDED
+    assert (await train.poll_of(job)()).status is JobStatus.SUCCEEDED
 
 
 async def test_an_unknown_id_is_not_found(train: HttpProvider) -> None:
     """The server says that it does not know the job, except when asked to cancel it."""
     with pytest.raises(JobNotFound, match="HTTP 404: task_id not found"):
-        await train.poll(Job("no-such-id"))
+        await train.poll_of(Job("no-such-id"))()
     assert await train.cancel(Job("no-such-id")) is False
 
 

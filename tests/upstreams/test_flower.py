@@ -36,7 +36,7 @@ async def created(provider: HttpProvider, task_input: object) -> tuple[Job, Read
 async def poll_until(provider: HttpProvider, job: Job, *statuses: JobStatus) -> Reading:
     with trio.fail_after(20):
         while True:
-            reading = await provider.poll(job)
+            reading = await provider.poll_of(job)()
             if reading.status in statuses:
                 return reading
             await trio.sleep(0.05)
@@ -108,13 +108,13 @@ async def test_a_cancel_after_the_end_changes_nothing(celery: MakeProvider) -> N
     job, _ = await created(add, {"args": [1, 2]})
     await poll_until(add, job, JobStatus.SUCCEEDED)
     assert await add.cancel(job) is True
-    assert (await add.poll(job)).status is JobStatus.SUCCEEDED
+    assert (await add.poll_of(job)()).status is JobStatus.SUCCEEDED
 
 
 async def test_an_unknown_id_looks_like_a_waiting_job(celery: MakeProvider) -> None:
     """Flower cannot tell a lost job from a queued one, and revokes it as gladly."""
     add = celery("add")
-    reading = await add.poll(Job("no-such-id"))
+    reading = await add.poll_of(Job("no-such-id"))()
     assert (reading.status, reading.provider_status) == (JobStatus.WAITING, "PENDING")
     assert await add.cancel(Job("no-such-id")) is True
 

@@ -1,17 +1,17 @@
 """A recipe bound to one algorithm's parameters: writes requests, reads answers.
 
-The classification of error answers (design: "Poll errors come in three kinds") lives here, because recipes can move
-single HTTP statuses from one kind to another. Nothing here sends anything.
+Recipes can move single HTTP statuses from one kind of error to another (`core.classify`). Nothing here sends anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
+from creche.core.classify import AWAY, CREDENTIALS, error_of, is_refusal
 from creche.core.exchange import Answer, Call
 from creche.core.reading import (
     JobStatus,
@@ -23,6 +23,7 @@ from creche.core.reading import (
     decode_body,
     error_text,
     excerpt,
+    json_lines,
     raw_at,
     retry_after_s,
 )
@@ -34,9 +35,6 @@ from creche.errors import (
     CreateRefused,
     CreateUncertain,
     CredentialsRefused,
-    JobNotFound,
-    Outage,
-    ProviderError,
     Throttled,
 )
 
@@ -49,9 +47,6 @@ KEEP_LIMIT = 4000
 STATUS_LIMIT = 100
 """Characters of a provider's own status word."""
 
-_CREDENTIALS = frozenset({401, 402, 403})
-_AWAY = frozenset({408, 502, 503, 504})
-_GONE = frozenset({404, 410})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -69,10 +64,14 @@ class Binding:
         self._texts = {name: as_text(value) for name, value in params.items()}
         credentials = recipe.credentials.items() if secret else ()
         self._credentials = [(name, fill_text(value, {"secret": secret or ""})) for name, value in credentials]
-        steps = (recipe.create, recipe.poll, recipe.fetch, recipe.cancel)
+        steps = (recipe.create, recipe.poll, recipe.many, recipe.fetch, recipe.cancel)
         self.redaction = Redaction(secret, [value for _, value in self._credentials])
         """For whatever is said about a request and its answer."""
         self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
+        sources = [*recipe.poll.keep.values(), recipe.poll.retry_after]
+        self._poll_headers = tuple(
+            source.header for source in sources if source is not None and source.header is not None
+        )
         self._trusted = {_origin(url) for url in (base, *recipe.origins)}
 
     # -- create --
@@ -107,10 +106,10 @@ class Binding:
             return Reading(status=JobStatus.WAITING, job=task.token)
         if answer.status in step.busy:
             raise Throttled(self._complaint(answer), retry_after_s=hint_s)
-        if answer.status in _CREDENTIALS:
+        if answer.status in CREDENTIALS:
             raise CredentialsRefused(self._complaint(answer), retry_after_s=hint_s)
         if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
-            away = answer.status in _AWAY
+            away = answer.status in AWAY
             raise CreateUncertain(self._complaint(answer), retry_after_s=hint_s, answered=not away)
         if 300 <= answer.status < 400:  # noqa: PLR2004
             # Redirecting after a POST is how some say "done", and we do not look where to.
@@ -171,6 +170,15 @@ class Binding:
                 return reading
         self._raise_for(answer)
 
+    def gist(self, answer: Answer) -> tuple[object, ...] | None:
+        """All of an answer to a poll that is looked at: answers of one gist read alike.
+
+        None with a Retry-After, whose meaning depends on when it is said.
+        """
+        if "retry-after" in answer.headers:
+            return None
+        return (answer.status, answer.body, *map(answer.headers.get, self._poll_headers))
+
     def _reading(self, answer: Answer, body: Any) -> Reading | None:  # noqa: ANN401 - any JSON
         """Rules, then the status map; None when neither finds a status."""
         step = self.recipe.poll
@@ -214,6 +222,22 @@ class Binding:
             return min(hint_s, 3600.0) if hint_s >= 0 else None
         return retry_after_s(answer)
 
+    # -- many: what `core.many` needs --
+
+    def many_call(self, target: str, ids: Sequence[str]) -> Call:
+        """The recipe's request about many jobs, at `target`: its URL template, or a URL that an answer named."""
+        step = self.recipe.many
+        assert step is not None, "whoever asks has looked"  # noqa: S101 - a defect of the caller
+        body = None if step.body is None else fill_body(step.body, {**self._params, "ids": ids}, None)
+        names = {**self._texts, "ids": step.separator.join(ids)}
+        return self._request(step, fill_url(target, names), names, body)
+
+    def check_many(self, answer: Answer) -> None:
+        """Raise as `Provider.poll` where the answer is an error or no JSON."""
+        if not 200 <= answer.status < 300:  # noqa: PLR2004
+            self._raise_for(answer)
+        check_body(answer, self.redaction)
+
     # -- fetch --
 
     def fetch_call(self, job: Job) -> Call | None:
@@ -233,7 +257,7 @@ class Binding:
         step = self.recipe.fetch
         assert step is not None, "fetch_call comes first"  # noqa: S101 - a defect of the caller
         succeeded = reading.status is JobStatus.SUCCEEDED
-        if answer.status in step.failed or (not succeeded and _is_refusal(answer.status)):
+        if answer.status in step.failed or (not succeeded and is_refusal(answer.status)):
             message = self._complaint(answer, step.error)
             status = JobStatus.FAILED if succeeded else reading.status
             return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
@@ -242,7 +266,7 @@ class Binding:
         if step.format == "text":
             result = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
         elif step.format == "jsonl":
-            result = self._lines(answer)
+            result = json_lines(answer, self.redaction)
         else:
             check_body(answer, self.redaction)
             result = raw_at(answer.body, step.result)
@@ -260,7 +284,7 @@ class Binding:
         assert step is not None, "cancel_call comes first"  # noqa: S101 - a defect of the caller
         if answer.status in step.agreed:
             return True
-        if _is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
+        if is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
             return False
         self._raise_for(answer)
 
@@ -290,27 +314,20 @@ class Binding:
 
     def _call(self, step: Step, names: Mapping[str, str], task_input: msgspec.Raw | None) -> Call:
         target = fill_url(step.url, names)
+        body = None
+        if step.body is not None:
+            body = fill_body(step.body, {**names, **self._params}, task_input)
+        return self._request(step, target, names, body)
+
+    def _request(self, step: Step, target: str, names: Mapping[str, str], body: bytes | None) -> Call:
         url = self._base + target if target.startswith("/") else target
         headers = [(name, fill_text(value, names)) for name, value in self._headers[id(step)]]
         if _origin(url) in self._trusted:
             headers += self._credentials
-        body = None
-        if step.body is not None:
-            body = fill_body(step.body, {**names, **self._params}, task_input)
         return Call(method=step.method, url=url, headers=tuple(headers), body=body)
 
     def _raise_for(self, answer: Answer) -> NoReturn:
-        message, hint_s = self._complaint(answer), retry_after_s(answer)
-        kind: type[ProviderError] = AnswerError
-        if answer.status in _CREDENTIALS:
-            kind = CredentialsRefused
-        elif answer.status == 429:  # noqa: PLR2004 - too many requests
-            kind = Throttled
-        elif answer.status in _AWAY:
-            kind = Outage
-        elif answer.status in _GONE:
-            kind = JobNotFound
-        raise kind(message, retry_after_s=hint_s)
+        raise error_of(answer.status)(self._complaint(answer), retry_after_s=retry_after_s(answer))
 
     def _complaint(self, answer: Answer, pointers: tuple[str, ...] = ()) -> str:
         """What the provider said, redacted."""
@@ -322,15 +339,6 @@ class Binding:
         text = text or excerpt(answer.body, self.redaction)
         return f"HTTP {answer.status}: {text}" if text else f"HTTP {answer.status}"
 
-    def _lines(self, answer: Answer) -> msgspec.Raw:
-        """JSON Lines as one JSON array, each line as the provider wrote it."""
-        try:
-            answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
-            rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body, self.redaction)}") from exc
-        return msgspec.Raw(msgspec.json.encode(rows))
-
 
 def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
     """Header templates of one step: ours, then the recipe's, then the step's; names differ by more than case."""
@@ -339,11 +347,6 @@ def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
         ours["Content-Type"] = "application/json"
     merged = {name.lower(): (name, value) for name, value in ({**ours, **recipe.headers, **step.headers}).items()}
     return tuple(merged.values())
-
-
-def _is_refusal(status: int) -> bool:
-    """An error of the request itself: the provider is there, lets us in, and is not too busy."""
-    return 400 <= status < 600 and status not in _CREDENTIALS | _AWAY | {429}  # noqa: PLR2004
 
 
 def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON

@@ -19,6 +19,8 @@ T = TypeVar("T")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MAX_DURATION_S = 100 * 366 * 86400.0
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_RATE_UNITS = {"s": 1, "m": 60, "h": 3600}
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,30})?)/(s|m|h)")
 _SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 MAX_SIZE_BYTES = 1 << 40
 _SIZE = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
@@ -48,6 +50,25 @@ def format_duration(seconds: float) -> str:
             return f"{seconds / _DURATION_UNITS[unit]:.0f}{unit}"
     in_ms = f"{seconds * 1000:.0f}ms"
     return in_ms if seconds < 1 and parse_duration(in_ms) == seconds else f"{Decimal(repr(seconds)):f}s"
+
+
+def parse_rate(text: str) -> float:
+    """Times per second from "10/s", "600/m", "0.5/h". Raises ValueError with a sentence that says what is expected."""
+    match = _RATE.fullmatch(text)
+    if match is None or not float(match[1]) > 0:
+        raise ValueError('expected a rate such as "10/s", "600/m" or "1000/h"')
+    return float(match[1]) / _RATE_UNITS[match[2]]
+
+
+def format_rate(per_s: float | None) -> str:
+    """The text that `parse_rate` reads as exactly this rate; empty for no limit."""
+    if per_s is None:
+        return ""
+    for unit, seconds in _RATE_UNITS.items():
+        text = f"{per_s * seconds:.0f}/{unit}"
+        if _RATE.fullmatch(text) and not text.startswith("0") and parse_rate(text) == per_s:
+            return text
+    return f"{Decimal(repr(per_s)):f}/s"
 
 
 def parse_size(text: str) -> int:
@@ -182,6 +203,16 @@ class Table:
             return seconds
 
         return self.value(key, default_s, convert)
+
+    def rate(self, key: str) -> float | None:
+        """Times per second; None where it is not set, or empty."""
+
+        def convert(value: object) -> float | None:
+            if not isinstance(value, str):
+                raise ValueError('expected a rate in quotes such as "10/s" or "600/m"')  # noqa: TRY004
+            return parse_rate(value) if value else None
+
+        return self.value(key, None, convert)
 
     def size(self, key: str, default_bytes: int, *, at_least: int = 1) -> int:
         def convert(value: object) -> int:

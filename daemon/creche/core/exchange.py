@@ -6,7 +6,8 @@ carries them. `Request` and `Response` go between a client and our own API: the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +34,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Prepared(NamedTuple):
+    """A call that is ready to be sent, any number of times.
+
+    `send` waits for the answer, and raises. `begin` does not wait: where the call can be sent at once it does so, and
+    gives what abandons it; `done` is called later, with the answer or the error, and up to so many seconds later than
+    that could be known. If it gives None nothing was done.
+    """
+
+    send: Callable[[], Awaitable[Answer]]
+    begin: Callable[[Callable[[Answer | Exception], None], float], Callable[[], None] | None]
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):

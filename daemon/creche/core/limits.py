@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Set as AbstractSet
 
 
@@ -69,3 +70,84 @@ class Slots:
                 self._holders.add(task_id)
                 promoted.append(task_id)
         return promoted
+
+
+class Rate:
+    """At most so many requests per second, evenly spaced, in the order of asking.
+
+    This is the generic cell rate algorithm (ITU-T I.371) without a burst: what a provider counts in whichever window,
+    it never counts more. `per_s` None means no limit. Times are of any clock that does not go back.
+    """
+
+    def __init__(self, per_s: float | None) -> None:
+        self._interval_s = 0.0 if per_s is None else 1 / per_s
+        self._next = -math.inf
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._interval_s > 0
+
+    def turn(self, now: float) -> float:
+        """When whoever asks now may go. The turn is taken: one that is not used is lost."""
+        at = max(self._next, now)
+        self._next = at + self._interval_s
+        return at
+
+
+class Breaker:
+    """Spares a provider that is away, and those who ask it: after `threshold` failures without one answer it is open.
+
+    Then one at a time may ask, with pauses between that double from `first_s` up to `most_s`; the first answer closes
+    it. What counts as a failure says the caller. Times are of any clock that does not go back.
+    """
+
+    def __init__(self, *, threshold: int = 5, first_s: float = 1.0, most_s: float = 15.0) -> None:
+        self._threshold = threshold
+        self._first_s = first_s
+        self._most_s = most_s
+        self._failures = 0
+        self._pause_s = 0.0
+        self._next = 0.0
+        self._asked = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether askers wait."""
+        return self._pause_s > 0
+
+    @property
+    def calm(self) -> bool:
+        """Whether there is nothing to forgive: an answer would change nothing."""
+        return self._failures == 0
+
+    def wait_s(self, now: float) -> float:
+        """How long the asker has to wait before it asks this again. 0: it may go, and while open is the only one.
+
+        One that was let go and never reports (it was cancelled) keeps the others waiting for one pause more.
+        """
+        if not self.is_open:
+            return 0.0
+        if now < self._next:
+            return self._next - now
+        self._next, self._asked = now + self._pause_s, True
+        return 0.0
+
+    def failed(self, now: float) -> bool:
+        """Whoever asked got no answer. True when this opened the breaker."""
+        self._failures += 1
+        if not self.is_open:
+            if self._failures < self._threshold:
+                return False
+            self._pause_s, self._next, self._asked = self._first_s, now + self._first_s, False
+            return True
+        if self._asked:  # else it is a late report of one that was on its way when the breaker opened
+            self._pause_s = min(2 * self._pause_s, self._most_s)
+            self._next, self._asked = now + self._pause_s, False
+        return False
+
+    def answered(self) -> bool:
+        """Whoever asked got an answer: the provider is there. True when this closed the breaker."""
+        was_open = self.is_open
+        self._failures, self._pause_s = 0, 0.0
+        return was_open

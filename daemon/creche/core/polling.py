@@ -93,6 +93,8 @@ def outcome_of(reading: Reading, cancel_reason: str | None) -> Outcome:
 class Poller:
     """The polling rules applied to one job."""
 
+    __slots__ = ("_errors", "_rhythm", "_wait_s", "failures", "last_error")
+
     def __init__(self, rhythm: Rhythm) -> None:
         self._rhythm = rhythm
         self.failures = 0

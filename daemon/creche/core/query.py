@@ -82,6 +82,9 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
             tasks=frozenset(query.texts("task")),
         )
 
+    def __hash__(self) -> int:
+        return hash((self.algorithms, self.users, frozenset(self.labels.items()), self.tasks))
+
     def matches(self, task: Task) -> bool:
         """Whether the filter lets a task through. All labels must match."""
         return (

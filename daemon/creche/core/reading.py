@@ -46,7 +46,10 @@ class JobStatus(StrEnum):
     @property
     def running(self) -> bool:
         """Whether the job goes on."""
-        return self in {JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED}
+        return self in _RUNNING
+
+
+_RUNNING = frozenset({JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED})
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +213,16 @@ def check_body(answer: Answer, redaction: Redaction) -> None:
         msgspec.json.decode(answer.body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _no_json(answer, redaction) from exc
+
+
+def json_lines(answer: Answer, redaction: Redaction) -> msgspec.Raw:
+    """JSON Lines as one JSON array, each line as the provider wrote it. Raises `AnswerError`."""
+    try:
+        answer.body.decode()  # rows stay as they are, and nobody looks into them otherwise
+        rows = msgspec.json.Decoder(msgspec.Raw).decode_lines(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise AnswerError(f"the result is no JSON Lines: {excerpt(answer.body, redaction)}") from exc
+    return msgspec.Raw(msgspec.json.encode(rows))
 
 
 def _no_json(answer: Answer, redaction: Redaction) -> AnswerError:

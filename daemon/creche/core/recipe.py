@@ -6,20 +6,28 @@ docs/reference/recipes.md, which a test compares with this module. What a recipe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from creche.core.document import Table, scalar
-from creche.core.reading import JobStatus, Progress, Rule, Source, as_text
-from creche.core.template import body_fields, is_pointer, url_fields
+from creche.core.reading import JobStatus, Progress, Rule, Source
+from creche.core.recipe_values import (
+    as_ends,
+    as_equals,
+    as_http_statuses,
+    as_pointer,
+    as_pointers,
+    as_progress,
+    as_source,
+)
+from creche.core.template import body_fields, url_fields
 from creche.errors import RecipeError
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 REPEAT = ("none", "token", "id")
-OURS = frozenset({"task", "token", "user", "job", "input"})
+OURS = frozenset({"task", "token", "user", "job", "input", "ids"})
 """Names that stand for values of creche's own in every template."""
 
 FORMATS = ("json", "jsonl", "text")
@@ -71,6 +79,26 @@ class PollStep(Step, frozen=True, kw_only=True):
     grace_s: float
 
 
+class ManyStep(Step, frozen=True, kw_only=True):
+    """One request about many jobs, by their ids or as a list of what there is, and where its answer has each of them.
+
+    `max` jobs at most per request. What an item says is read as a poll's answer; `item` is where the latter has what
+    the former is, and `whole` is False where items tell less of an end. `next` is a cursor for the query parameter
+    `next_param`, or a URL where that is empty; no more than `pages` are asked for.
+    """
+
+    max: int
+    separator: str
+    items: str
+    keyed_by_id: bool
+    id: Source | None
+    item: str
+    whole: bool
+    next: str | None
+    next_param: str
+    pages: int
+
+
 class FetchStep(Step, frozen=True, kw_only=True):
     """The second request. `after`: which ends need it; `failed`: HTTP statuses by which the job itself has failed."""
 
@@ -101,6 +129,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     secret_required: bool
     create: CreateStep | None
     poll: PollStep
+    many: ManyStep | None
     fetch: FetchStep | None
     cancel: CancelStep | None
 
@@ -125,6 +154,7 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
         secret_required=bool(credentials) and not auth.flag("optional"),
         create=_create(root.table("create")) if "create" in root else None,
         poll=_poll(root.table("poll")),
+        many=_many(root.table("many")) if "many" in root else None,
         fetch=_fetch(root.table("fetch")) if "fetch" in root else None,
         cancel=_cancel(root.table("cancel")) if "cancel" in root else None,
     )
@@ -163,11 +193,11 @@ def _create(table: Table) -> CreateStep:
         table.required("id", "where the answer has the job's id")
     step = CreateStep(
         **_step(table, "POST"),
-        id=table.value("id", None, _source),
+        id=table.value("id", None, as_source),
         keep=_sources(table.table("keep")),
         repeat=repeat,
-        busy=table.value("busy", frozenset({429}), _http_statuses),
-        exists=table.value("exists", frozenset(), _http_statuses),
+        busy=table.value("busy", frozenset({429}), as_http_statuses),
+        exists=table.value("exists", frozenset(), as_http_statuses),
     )
     table.close()
     return step
@@ -177,14 +207,14 @@ def _poll(table: Table) -> PollStep:
     every_s = table.duration("every", 3.0, at_least_s=0.05)
     step = PollStep(
         **_step(table, "GET"),
-        status=table.value("status", None, _pointer),
+        status=table.value("status", None, as_pointer),
         statuses=_statuses(table.table("statuses")),
         rules=tuple(_rule(row) for row in table.tables("rules")),
         keep=_sources(table.table("keep")),
-        progress=table.value("progress", None, _progress),
-        result=table.value("result", "", _pointer),
-        error=table.value("error", (), _pointers),
-        retry_after=table.value("retry_after", None, _source),
+        progress=table.value("progress", None, as_progress),
+        result=table.value("result", "", as_pointer),
+        error=table.value("error", (), as_pointers),
+        retry_after=table.value("retry_after", None, as_source),
         first_s=table.duration("first", 0.0),
         every_s=every_s,
         grow=table.number("grow", 1.0, at_least=1.0),
@@ -197,14 +227,44 @@ def _poll(table: Table) -> PollStep:
     return step
 
 
+def _many(table: Table) -> ManyStep:
+    table.required("max", "how many jobs one request asks for at most")
+    step = ManyStep(
+        **_step(table, "GET"),
+        max=table.integer("max", 2, at_least=2, at_most=10_000),
+        separator=table.text("separator", ","),
+        items=table.value("items", "", as_pointer),
+        keyed_by_id=table.flag("keyed_by_id"),
+        id=table.value("id", None, as_source),
+        item=table.value("item", "", as_pointer),
+        whole=table.flag("whole", default=True),
+        next=table.value("next", None, as_pointer),
+        next_param=table.text("next_param"),
+        pages=table.integer("pages", 3, at_least=1, at_most=100),
+    )
+    if not step.keyed_by_id:
+        table.required("id", "where an item has its job's id, unless items are `keyed_by_id`")
+    elif "id" in table:
+        table.wrong("id", "leave it out: the items are keyed by their jobs' ids")
+    if step.id is not None and step.id.header is not None:
+        table.wrong("id", "expected a pointer: no header tells the ids of several jobs")
+    if "separator" in table and "ids" not in url_fields(step.url):
+        table.wrong("separator", "leave it out: it stands between the {ids} of a URL, and there are none in `url`")
+    for key in ("next_param", "pages"):
+        if key in table and "next" not in table:
+            table.wrong(key, "leave it out: without `next` there is one page")
+    table.close()
+    return step
+
+
 def _fetch(table: Table) -> FetchStep:
     step = FetchStep(
         **_step(table, "GET"),
-        after=table.value("after", frozenset({JobStatus.SUCCEEDED}), _ends),
-        result=table.value("result", "", _pointer),
-        error=table.value("error", (), _pointers),
+        after=table.value("after", frozenset({JobStatus.SUCCEEDED}), as_ends),
+        result=table.value("result", "", as_pointer),
+        error=table.value("error", (), as_pointers),
         format=table.choice("format", "json", FORMATS),
-        failed=table.value("failed", frozenset(), _http_statuses),
+        failed=table.value("failed", frozenset(), as_http_statuses),
     )
     table.close()
     return step
@@ -213,7 +273,7 @@ def _fetch(table: Table) -> FetchStep:
 def _cancel(table: Table) -> CancelStep:
     step = CancelStep(
         **_step(table, "POST"),
-        agreed=table.value("agreed", frozenset({200, 201, 202, 204, 404, 409, 410}), _http_statuses),
+        agreed=table.value("agreed", frozenset({200, 201, 202, 204, 404, 409, 410}), as_http_statuses),
     )
     table.close()
     return step
@@ -234,10 +294,10 @@ def _rule(table: Table) -> Rule:
     table.required("then", f"one of {', '.join(JobStatus)}")
     rule = Rule(
         then=JobStatus(table.choice("then", JobStatus.PROCESSING, JobStatus)),
-        http=table.value("http", frozenset(), _http_statuses),
-        equals=table.value("equals", (), _equals),
-        exists=table.value("exists", (), _pointers),
-        absent=table.value("absent", (), _pointers),
+        http=table.value("http", frozenset(), as_http_statuses),
+        equals=table.value("equals", (), as_equals),
+        exists=table.value("exists", (), as_pointers),
+        absent=table.value("absent", (), as_pointers),
         partial=table.flag("partial"),
     )
     if not (rule.http or rule.equals or rule.exists or rule.absent):
@@ -247,7 +307,7 @@ def _rule(table: Table) -> Rule:
 
 
 def _sources(table: Table) -> dict[str, Source]:
-    found = {name: table.value(name, None, _source) for name in table.keys()}  # noqa: SIM118 - not a dict
+    found = {name: table.value(name, None, as_source) for name in table.keys()}  # noqa: SIM118 - not a dict
     return {name: source for name, source in found.items() if source is not None}
 
 
@@ -263,92 +323,20 @@ def _check_names(recipe: Recipe, root: Table) -> None:
     for name in sorted(recipe.params.keys() & OURS):
         root.wrong(f"params.{name}", "this name stands for a value of creche's own; choose another")
     kept = {f"keep.{name}" for step in (recipe.create, recipe.poll) if step is not None for name in step.keep}
-    steps = {"create": recipe.create, "poll": recipe.poll, "fetch": recipe.fetch, "cancel": recipe.cancel}
+    steps = {
+        "create": recipe.create,
+        "poll": recipe.poll,
+        "many": recipe.many,
+        "fetch": recipe.fetch,
+        "cancel": recipe.cancel,
+    }
+    ours_at = {"create": {"task", "token", "user"}, "many": {"ids"}}
     for place, step in steps.items():
         if step is None:
             continue
-        known = recipe.params.keys() | (OURS - {"job", "input"} if place == "create" else {"job", *kept})
+        known = recipe.params.keys() | ours_at.get(place, {"job", *kept})
         headers = [name for value in step.headers.values() for name in url_fields(value)]
         unknown = [name for name in [*url_fields(step.url), *headers] if name not in known]
         unknown += sorted(f"${name}" for name in body_fields(step.body) - known - {"input"})
         for name in unknown:
             root.wrong(place, f'"{name}" is not a parameter, a kept value or one of {", ".join(sorted(known))}')
-
-
-# -- conversions: each raises ValueError with what was expected ------------------------------------------
-
-
-def _pointer(value: object) -> str:
-    if not isinstance(value, str) or not is_pointer(value):
-        raise ValueError('expected a JSON pointer such as "/status" ("" is the whole body)')
-    return value
-
-
-def _pointers(value: object) -> tuple[str, ...]:
-    return tuple(_pointer(item) for item in (value if isinstance(value, list) else [value]))
-
-
-def _source(value: object) -> Source | None:
-    if isinstance(value, dict):
-        known = {"pointer", "header", "pattern"}
-        if value.keys() - known or not all(isinstance(item, str) for item in value.values()):
-            raise ValueError('expected texts for "pointer" or "header", and "pattern"')
-        pattern = value.get("pattern")
-        if pattern is not None:
-            _check_pattern(pattern)
-        if "header" in value:
-            return Source(header=value["header"].lower(), pattern=pattern)
-        return Source(pointer=_pointer(value.get("pointer", "")), pattern=pattern)
-    return Source(pointer=_pointer(value))
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as exc:
-        raise ValueError(f"the pattern cannot be read: {exc}") from exc
-    if groups < 1:
-        raise ValueError("the pattern needs a (group) around the value")
-
-
-def _progress(value: object) -> Progress | None:
-    if isinstance(value, dict):
-        if value.keys() - {"pointer", "of"}:
-            raise ValueError('expected "pointer" and "of"')
-        of = value.get("of", 1.0)
-        if not isinstance(of, str | int | float) or isinstance(of, bool):
-            raise ValueError('expected a number or a pointer for "of"')  # noqa: TRY004
-        whole = _pointer(of) if isinstance(of, str) else float(of)
-        return Progress(pointer=_pointer(value.get("pointer")), of=whole)
-    return Progress(pointer=_pointer(value))
-
-
-def _http_statuses(value: object) -> frozenset[int]:
-    statuses: set[int] = set()
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str) and re.fullmatch("[1-5]xx", item):
-            first = int(item[0]) * 100
-            statuses.update(range(first, first + 100))
-        elif isinstance(item, int) and not isinstance(item, bool) and 100 <= item <= 599:  # noqa: PLR2004
-            statuses.add(item)
-        else:
-            raise ValueError('expected HTTP statuses such as 404 or "4xx"')
-    return frozenset(statuses)
-
-
-def _equals(value: object) -> tuple[tuple[str, frozenset[str]], ...]:
-    if not isinstance(value, dict):
-        raise ValueError('expected a table such as {"/status" = ["a", "b"]}')  # noqa: TRY004
-    rows = []
-    for pointer, wanted in value.items():
-        values = wanted if isinstance(wanted, list) else [wanted]
-        rows.append((_pointer(pointer), frozenset(as_text(item) for item in values)))
-    return tuple(rows)
-
-
-def _ends(value: object) -> frozenset[JobStatus]:
-    ends = {status.value: status for status in JobStatus if not status.running}
-    words = value if isinstance(value, list) else [value]
-    if not all(isinstance(word, str) and word in ends for word in words):
-        raise ValueError(f"expected some of {', '.join(sorted(ends))}")
-    return frozenset(ends[str(word)] for word in words)

@@ -19,11 +19,11 @@ from loguru import logger
 from creche.core.exchange import Peer, Request, Response
 from creche.core.wire import problem_response
 from creche.edges.front_connection import Connection, Guests, Refusal, report
-from creche.edges.front_listening import Hangups
+from creche.edges.front_listening import Hangups, Replay
 
 Handle = Callable[[Request], Awaitable[Response]]
 Refuse = Callable[[Request], Response | None]
-Upgrade = Callable[[Request, trio.abc.Stream], Awaitable[None]]
+Upgrade = Callable[[Request, Replay], Awaitable[None]]
 
 _STARVED_PAUSE_S = 0.1
 _STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

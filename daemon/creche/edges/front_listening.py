@@ -99,9 +99,9 @@ def peer_of(sock: trio.socket.SocketType) -> Peer:
 
 
 class Replay(trio.abc.Stream):
-    """A stream from which `replayed` is received first, and then what `stream` brings."""
+    """A connection from which `replayed` is received first, and then what `stream` brings."""
 
-    def __init__(self, stream: trio.abc.Stream, replayed: bytes) -> None:
+    def __init__(self, stream: trio.SocketStream, replayed: bytes) -> None:
         self._stream = stream
         self._replayed = replayed
 
@@ -116,6 +116,22 @@ class Replay(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the stream's own."""
         await self._stream.send_all(data)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send what the kernel takes at once; how many bytes that were. Nobody else may be sending.
+
+        Raises `trio.BrokenResourceError`, and `trio.ClosedResourceError` when it is closed.
+        """
+        sock = self._stream.socket
+        if sock.fileno() < 0:
+            raise trio.ClosedResourceError
+        try:
+            # Trio's sockets do not block, but their `send` goes through the scheduler whether it has to wait or not.
+            return os.write(sock.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
         """As the stream's own."""

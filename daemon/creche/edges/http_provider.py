@@ -7,22 +7,30 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
+import trio
 
 from creche.core.binding import Binding
-from creche.core.exchange import Answer, Call
+from creche.core.exchange import Answer, Call, Prepared
+from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
-from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage
+from creche.engine.ports import Poll
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
 _UNREADABLE = (httpx2.RemoteProtocolError, httpx2.DecodingError)
+_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
 _WORDS_LIMIT = 300
+
+MEMORY_BYTES = 4096
+"""An answer to a poll that is larger is not kept to be compared with the next one."""
 
 
 class Transport(Protocol):
@@ -35,6 +43,9 @@ class Transport(Protocol):
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
 
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        """The call, ready to be sent again and again. Raises for a call that can never be sent."""
+
 
 class HttpProvider:
     """One provider account behind a recipe. Each request takes `timeout_s` seconds at most."""
@@ -43,7 +54,10 @@ class HttpProvider:
         self._binding = binding
         self._transport = transport
         self._timeout_s = timeout_s
+        self._many = Many(binding) if binding.recipe.many is not None else None
         self.repeatable = binding.repeatable
+        self.batch = self._many.step.max if self._many is not None else 1
+        self.account = self._many.account if self._many is not None else ""
 
     async def create(self, task: Task) -> Reading:
         """As `Provider.create`."""
@@ -51,16 +65,26 @@ class HttpProvider:
         try:
             answer = await self._transport.send(call, timeout_s=self._timeout_s)
         except _NOT_SENT as exc:
-            raise Outage(self._describe(exc, call)) from exc
+            raise Outage(_describe(exc, call.url, self._binding)) from exc
         except _NEVER_SENT as exc:
-            raise CreateRefused(self._describe(exc, call)) from exc
+            raise CreateRefused(_describe(exc, call.url, self._binding)) from exc
         except httpx2.HTTPError as exc:
-            raise CreateUncertain(self._describe(exc, call), answered=isinstance(exc, _UNREADABLE)) from exc
+            words = _describe(exc, call.url, self._binding)
+            raise CreateUncertain(words, answered=isinstance(exc, _UNREADABLE)) from exc
         return self._binding.read_create(answer, task)
 
-    async def poll(self, job: Job) -> Reading:
-        """As `Provider.poll`."""
-        return self._binding.read_poll(await self._ask(self._binding.poll_call(job)))
+    def poll_of(self, job: Job) -> Poll:
+        """As `Provider.poll_of`."""
+        return _HttpPoll(self._binding, self._transport, job, self._timeout_s)
+
+    async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
+        """As `Provider.poll_many`. Of a list as many pages are asked for as it takes to meet all the jobs."""
+        assert self._many is not None, "`batch` says so"  # noqa: S101 - a defect of the caller
+        inquiry = self._many.about(jobs)
+        found: dict[str, Reading] = {}
+        while inquiry.call is not None:
+            found |= inquiry.take(await self._ask(inquiry.call))
+        return found
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """As `Provider.fetch`. A job that names nothing to fetch has ended with what its last answer brought."""
@@ -80,15 +104,112 @@ class HttpProvider:
     async def _ask(self, call: Call) -> Answer:
         try:
             return await self._transport.send(call, timeout_s=self._timeout_s)
-        except (*_NEVER_SENT, *_UNREADABLE) as exc:
-            raise AnswerError(self._describe(exc, call)) from exc
-        except httpx2.HTTPError as exc:
-            raise Outage(self._describe(exc, call)) from exc
+        except _ERRORS as exc:
+            raise _failure(exc, call.url, self._binding) from exc
 
-    def _describe(self, error: Exception, call: Call) -> str:
-        """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
-        words = str(error).partition("\n")[0] or "the request failed"
-        return self._binding.redaction.hide(_origin(call.url) + words, at_most=_WORDS_LIMIT)
+
+class _HttpPoll:
+    """The standing question about one job: its request is written once, and an answer like the last is not read again.
+
+    While a job waits or runs, most answers say just what the one before said.
+    """
+
+    __slots__ = (
+        "_abandon",
+        "_binding",
+        "_done",
+        "_end",
+        "_gist",
+        "_job",
+        "_prepared",
+        "_reading",
+        "_timeout_s",
+        "_transport",
+        "_url",
+    )
+
+    def __init__(self, binding: Binding, transport: Transport, job: Job, timeout_s: float) -> None:
+        self._binding = binding
+        self._transport = transport
+        self._job = job
+        self._timeout_s = timeout_s
+        self._url = ""
+        self._prepared: Prepared | None = None
+        self._gist: tuple[object, ...] | None = None
+        self._reading: Reading | None = None
+        self._abandon: Callable[[], None] | None = None
+        self._done: Callable[[bool], None]
+        self._end: Answer | Exception | None = None
+
+    async def __call__(self) -> Reading:
+        if self._abandon is not None:
+            await self._arrival()
+        end, self._end = self._end, None
+        try:
+            if end is None:
+                end = await (self._prepared or self._prepare()).send()
+            elif isinstance(end, Exception):
+                raise end
+        except _ERRORS as exc:
+            raise _failure(exc, self._url, self._binding) from exc
+        return self._read(end)
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:
+        """As `Poll.repeat`. The first question, and those that need a new connection, are somebody's to wait for."""
+        if self._prepared is None or self._reading is None:
+            return False
+        self._abandon = self._prepared.begin(self._on_end, step_s)
+        self._done = done
+        return self._abandon is not None
+
+    def abandon(self) -> None:
+        """As `Poll.abandon`."""
+        abandon, self._abandon = self._abandon, None
+        if abandon is not None:
+            abandon()
+
+    def _on_end(self, end: Answer | Exception) -> None:
+        self._abandon = None
+        news = isinstance(end, Exception) or self._binding.gist(end) != self._gist
+        self._end = end if news else None
+        self._done(news)
+
+    async def _arrival(self) -> None:
+        """Wait for the answer to a question that was asked for nobody; it is somebody's now, whatever it says."""
+        came = trio.Event()
+        self._gist = None
+        self._done = lambda _: came.set()
+        try:
+            await came.wait()
+        finally:
+            self.abandon()
+
+    def _read(self, answer: Answer) -> Reading:
+        gist = self._binding.gist(answer)
+        if self._reading is not None and gist is not None and gist == self._gist:
+            return self._reading
+        reading = self._binding.read_poll(answer)
+        kept = gist is not None and reading.status.running and len(answer.body) <= MEMORY_BYTES
+        self._gist, self._reading = (gist, reading) if kept else (None, None)
+        return reading
+
+    def _prepare(self) -> Prepared:
+        call = self._binding.poll_call(self._job)
+        self._url = call.url
+        self._prepared = self._transport.prepare(call, timeout_s=self._timeout_s)
+        return self._prepared
+
+
+def _failure(error: Exception, url: str, binding: Binding) -> ProviderError:
+    """Of a question, which may be asked again."""
+    kind = AnswerError if isinstance(error, (*_NEVER_SENT, *_UNREADABLE)) else Outage
+    return kind(_describe(error, url, binding))
+
+
+def _describe(error: Exception, url: str, binding: Binding) -> str:
+    """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
+    words = str(error).partition("\n")[0] or "the request failed"
+    return binding.redaction.hide(_origin(url) + words, at_most=_WORDS_LIMIT)
 
 
 def _origin(url: str) -> str:

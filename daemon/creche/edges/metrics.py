@@ -23,6 +23,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Mapping[str, Mapping[str, int]]
     events: Counter[tuple[str, str, str]]
     slots: Mapping[str, tuple[int, int]]
+    breakers: Mapping[str, bool]
     listeners: int
     feed_head: int
     heartbeat_age_s: float | None
@@ -69,6 +70,12 @@ class Metrics(Collector):
         yield conditions
         yield from _events(now.events)
         yield from _slots(now.slots)
+        breakers = GaugeMetricFamily(
+            "creche_breaker_open", "1 while the provider is away and one task at a time asks.", labels=["algorithm"]
+        )
+        for algorithm, is_open in now.breakers.items():
+            breakers.add_metric([algorithm], is_open)
+        yield breakers
         yield GaugeMetricFamily("creche_listeners", "Connected WebSocket listeners.", value=now.listeners)
         yield GaugeMetricFamily("creche_feed_head", "Number of the newest outcome in the feed.", value=now.feed_head)
         if now.heartbeat_age_s is not None:

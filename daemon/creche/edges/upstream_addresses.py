@@ -8,8 +8,8 @@ import socket
 
 import trio
 
-Address = tuple[socket.AddressFamily, tuple[object, ...]]
-"""Where to connect: what getaddrinfo says, without the parts that are the same for all TCP addresses."""
+Address = tuple[socket.AddressFamily, tuple[object, ...] | str]
+"""Where to connect: what getaddrinfo says, without the parts that are the same for all TCP addresses, or a path."""
 
 KEPT_S = 60.0
 """How long a name's addresses are used before it is looked up again; the resolver does not tell how long it may be."""
@@ -17,6 +17,20 @@ KEPT_S = 60.0
 LOOKUPS = 32
 """How many names are looked up at once. A thread that asks a dead name server cannot be ended, and lives for up to half
 a minute after its caller gave up: such threads must neither grow in number nor be those that others wait for."""
+
+
+class OnASocket:
+    """A Unix socket has one address, which is its path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def get(self) -> list[Address]:
+        """The path."""
+        return [(socket.AF_UNIX, self._path)]
+
+    def forget(self) -> None:
+        """There is nothing to look up."""
 
 
 class Addresses:

@@ -9,7 +9,7 @@ order as in `Upstream`.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import functools
 import math
 import ssl
 from collections.abc import Callable, Iterator
@@ -18,21 +18,23 @@ import httpcore2
 import httpx2
 import trio
 
-from creche.core.exchange import Answer, Call
-from creche.edges.upstream import (
-    _ABSOLUTE,
-    _AUTHORITY,
-    _CLOSED,
-    _PORTS,
-    _REPEATABLE,
-    Statistics,
-    _target,
-)
+from creche.core.exchange import Answer, Call, Prepared
+from creche.edges.upstream import Statistics
 from creche.edges.upstream_addresses import LOOKUPS, Addresses
-from creche.edges.upstream_connection import _decode, _too_large
-from creche.edges.upstream_httpx_core import ProxyServer, core_request, left_over, translated
+from creche.edges.upstream_answer import decode
+from creche.edges.upstream_httpx_core import CoreRequest, ProxyServer, core_place, core_request, left_over, translated
 from creche.edges.upstream_httpx_lanes import Lane, Origin
-from creche.edges.upstream_httpx_wire import SMALL_BYTES, Exchange, Wire, too_long_headers
+from creche.edges.upstream_httpx_wire import SMALL_BYTES, Exchange, Wire
+from creche.edges.upstream_request import REPEATABLE, UNIX, Place, locate
+from creche.edges.upstream_words import (
+    CLOSED,
+    answers_nothing,
+    no_answer,
+    no_connection,
+    no_turn,
+    too_large,
+    too_long_headers,
+)
 
 _VERSIONS = {b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"}
 _ADDRESSES_KEPT = 256
@@ -81,17 +83,26 @@ class HttpxUpstream:
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer:
         """As `Upstream.send`; what the proxy refuses or breaks before the request is sent is a `ConnectError`."""
+        return await self.prepare(call, timeout_s=timeout_s).send()
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        """As `Upstream.prepare`; every call is somebody's to wait for, `begin` always gives None."""
+        place, target = locate(call.url)
+        if place.scheme == UNIX:
+            raise httpx2.UnsupportedProtocol("a provider on a Unix socket is reached by no proxy and not over HTTP/2")
+        request = core_request(call, place, target)
+        return Prepared(functools.partial(self._send, call, request, place, timeout_s), _begin_nothing)
+
+    async def _send(self, call: Call, request: CoreRequest, place: Place, timeout_s: float) -> Answer:
         now = trio.current_time()
-        if now >= self._next_sweep:
-            self._sweep(now)
-        origin, target = self._locate(call.url)
-        sending = _Sending(call, core_request(call, origin, target))
+        origin = self._origin(place, now)
+        sending = _Sending(call, request)
         with trio.CancelScope(deadline=now + timeout_s):
             await self._take_slot(origin)
             sending.has_slot = True
             try:
                 if self._closed:
-                    raise httpx2.PoolTimeout(_CLOSED)
+                    raise httpx2.PoolTimeout(CLOSED)
                 answer = await self._carry(sending, origin)
             finally:
                 origin.slots.release()
@@ -118,7 +129,7 @@ class HttpxUpstream:
 
     def statistics(self) -> Statistics:
         """What is open now. A connection that requests share is one, and idle when none is on it."""
-        return Statistics(origins={o.name: o.statistics() for o in self._origins.values() if o.is_used()})
+        return Statistics(origins={name: one.statistics() for name, one in self._origins.items() if one.is_used()})
 
     async def _carry(self, sending: _Sending, origin: Origin) -> Answer:
         fresh = sending.call.fresh
@@ -143,21 +154,21 @@ class HttpxUpstream:
                     origin.give_back(sending.lane, keep=not self._retired)
             if sending.unsent.cancelled_caught:
                 if self._closed:
-                    raise httpx2.ConnectError(_CLOSED)
+                    raise httpx2.ConnectError(CLOSED)
                 if sending.lane is not None:
                     sending.lane.wire.forget_addresses()
-                raise httpx2.ConnectTimeout(f"no connection within {self._connect_timeout_s:g} s")
+                raise no_connection(self._connect_timeout_s)
 
     async def _take_slot(self, origin: Origin) -> None:
         try:
             origin.slots.acquire_nowait()
         except trio.WouldBlock:
             if self._closed:
-                raise httpx2.PoolTimeout(_CLOSED) from None
+                raise httpx2.PoolTimeout(CLOSED) from None
             with self._unsent_within(math.inf) as scope:
                 await origin.slots.acquire()
             if scope.cancelled_caught:
-                raise httpx2.PoolTimeout(_CLOSED) from None
+                raise httpx2.PoolTimeout(CLOSED) from None
 
     @contextlib.contextmanager
     def _unsent_within(self, seconds: float) -> Iterator[trio.CancelScope]:
@@ -187,13 +198,13 @@ class HttpxUpstream:
             proxied=self._proxy is not None,
             proxy_tls=self._proxy is not None and self._proxy.tls,
         )
-        lane = Lane(self._maker(wire, origin).create_connection(origin.place), wire)
-        origin.add(lane, shared=self._http2 and origin.scheme == "https")
+        lane = Lane(self._maker(wire, origin).create_connection(core_place(origin.place)), wire)
+        origin.add(lane, shared=self._http2 and origin.place.scheme == "https")
         return lane
 
     def _maker(self, wire: Wire, origin: Origin) -> httpcore2.AsyncConnectionPool:
         """What knows how to make a connection, straight or by the proxy."""
-        if origin.scheme == "https" and self._context is None:
+        if origin.place.scheme == "https" and self._context is None:
             # Reads the system's certificates: tens of milliseconds, once, and only where a provider wants TLS.
             self._context = self._make_context()
         if self._proxy is None:
@@ -248,10 +259,10 @@ class HttpxUpstream:
             elif event.endswith("send_request_body.complete"):
                 exchange.sending = False
 
-        sending.request.extensions = {"trace": trace, "sni_hostname": origin.host}
+        request = sending.request(extensions={"trace": trace, "sni_hostname": origin.place.host})
         lane.wire.start(exchange)
         with translated(exchange):
-            response = await lane.connection.handle_async_request(sending.request)
+            response = await lane.connection.handle_async_request(request)
             try:
                 answer = await self._read(response, exchange, body_expected=sending.call.method != "HEAD")
                 lane.spoiled |= not lane.wire.multiplexed and left_over(response)
@@ -269,15 +280,13 @@ class HttpxUpstream:
         if response.extensions["http_version"] not in _VERSIONS:
             raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1: it has another version")
         if response.status == _SWITCHING_PROTOCOLS:
-            raise httpx2.RemoteProtocolError(
-                "the provider's answer has the status 101, which answers no request of ours"
-            )
+            raise httpx2.RemoteProtocolError(answers_nothing(response.status))
         if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
             raise httpx2.ConnectError("the proxy refuses: 407 Proxy Authentication Required")
         pieces: list[bytes] = []
         if body_expected:
             if int(headers.get("content-length", 0)) > self._max_body_bytes:
-                raise httpx2.RemoteProtocolError(_too_large("answer", self._max_body_bytes))
+                raise httpx2.RemoteProtocolError(too_large("answer", self._max_body_bytes))
             if "content-length" in headers and "transfer-encoding" in headers:
                 raise httpx2.RemoteProtocolError("the provider's answer is not HTTP/1.1: it has two lengths")
             exchange.until_end = "content-length" not in headers and "transfer-encoding" not in headers
@@ -285,7 +294,7 @@ class HttpxUpstream:
                 async for piece in stream:
                     exchange.body_bytes += len(piece)
                     if exchange.body_bytes > self._max_body_bytes:
-                        raise httpx2.RemoteProtocolError(_too_large("answer", self._max_body_bytes))
+                        raise httpx2.RemoteProtocolError(too_large("answer", self._max_body_bytes))
                     pieces.append(piece)
         return Answer(status=response.status, headers=headers, body=b"".join(pieces))
 
@@ -293,8 +302,16 @@ class HttpxUpstream:
         coding = answer.headers.get("content-encoding")
         if coding is None or not answer.body:
             return answer
-        body = _decode(answer.body, coding.strip().lower(), self._max_body_bytes)
+        body = decode(answer.body, coding, self._max_body_bytes)
         return Answer(status=answer.status, headers=answer.headers, body=body)
+
+    def _origin(self, place: Place, now: float) -> Origin:
+        if now >= self._next_sweep:
+            self._sweep(now)
+        origin = self._origins.get(place.name)
+        if origin is None:
+            origin = self._origins[place.name] = Origin(place, slots=self._connections_per_origin)
+        return origin
 
     def _sweep(self, now: float) -> None:
         """Close what grew old and forget unused origins, when there is traffic at all."""
@@ -303,33 +320,11 @@ class HttpxUpstream:
             origin.close_idle(until=now - self._idle_s)
         self._origins = {key: origin for key, origin in self._origins.items() if origin.is_used()}
 
-    def _locate(self, url: str) -> tuple[Origin, str]:
-        absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
-        scheme = absolute["scheme"].lower() if absolute is not None else ""
-        if absolute is None or scheme not in _PORTS:
-            raise httpx2.UnsupportedProtocol("the URL begins neither with http:// nor with https://")
-        authority = _AUTHORITY.fullmatch(absolute["authority"].lower())
-        port = int((authority and authority["port"]) or _PORTS[scheme])
-        if authority is None or not 0 < port < 1 << 16:
-            raise httpx2.InvalidURL("the URL's host and port cannot be understood")
-        if authority["ipv6"] is not None:
-            try:
-                ipaddress.IPv6Address(authority["ipv6"])
-            except ValueError:
-                raise httpx2.InvalidURL("the URL's host is not an IPv6 address") from None
-        target = _target(absolute["target"])
-        host = authority["name"] or f"[{authority['ipv6']}]"
-        origin = self._origins.get(f"{scheme}://{host}:{port}")
-        if origin is None:
-            origin = Origin(scheme, host, port, _PORTS[scheme], slots=self._connections_per_origin)
-            self._origins[origin.name] = origin
-        return origin, target
-
 
 class _Sending:
     """One call on its way: what it is, and how far it got."""
 
-    def __init__(self, call: Call, request: httpcore2.Request) -> None:
+    def __init__(self, call: Call, request: CoreRequest) -> None:
         self.call = call
         self.request = request
         self.has_slot = False
@@ -346,14 +341,13 @@ class _Sending:
         if not self.exchange.begun:
             return True
         heard = self.exchange.answered if self.lane.wire.multiplexed else self.exchange.heard
-        return self.call.method in _REPEATABLE and not heard
+        return self.call.method in REPEATABLE and not heard
 
     def too_late(self, timeout_s: float) -> httpx2.TimeoutException:
-        within = f"within {timeout_s:g} s"
-        if self.exchange.sending:
-            return httpx2.WriteTimeout(f"the provider did not take the whole request {within}")
         if self.exchange.begun:
-            return httpx2.ReadTimeout(f"no whole answer {within}")
-        if self.has_slot and not self.kept:
-            return httpx2.ConnectTimeout(f"no connection {within}")
-        return httpx2.PoolTimeout(f"no turn {within}: all connections are in use")
+            return no_answer(timeout_s, sending=self.exchange.sending)
+        return no_connection(timeout_s) if self.has_slot and not self.kept else no_turn(timeout_s)
+
+
+def _begin_nothing(_done: Callable[[Answer | Exception], None], _step_s: float) -> None:
+    """Not to be sent without somebody who waits."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from urllib.parse import unquote, urlsplit
 
 import httpcore2
 import httpx2
 
 from creche.core.exchange import Call
-from creche.edges.upstream import _encode
-from creche.edges.upstream_httpx_lanes import Origin
 from creche.edges.upstream_httpx_wire import Exchange
+from creche.edges.upstream_request import Place, encode
 
 try:
     from h2.exceptions import H2Error
@@ -27,11 +27,8 @@ class ProxyServer:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        host = parts.hostname or ""
         self.tls = parts.scheme == "https"
-        self.url = httpcore2.URL(
-            scheme=parts.scheme, host=f"[{host}]" if ":" in host else host, port=parts.port, target="/"
-        )
+        self.url = httpcore2.URL(scheme=parts.scheme, host=_host(parts.hostname or ""), port=parts.port, target="/")
         self.auth: tuple[bytes, bytes] | None = None
         if parts.username is not None or parts.password is not None:
             self.auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())
@@ -76,10 +73,25 @@ def left_over(response: httpcore2.Response) -> bool:
     return parser is None or bool(parser.trailing_data[0])
 
 
-def core_request(call: Call, origin: Origin, target: str) -> httpcore2.Request:
+CoreRequest = Callable[..., httpcore2.Request]
+"""Makes the request once more, with what httpcore2 calls `extensions`."""
+
+
+def core_place(place: Place) -> httpcore2.Origin:
+    """Where a provider is, as httpcore2 has it."""
+    return httpcore2.Origin(place.scheme.encode(), _host(place.host).encode(), place.port)
+
+
+def core_request(call: Call, place: Place, target: str) -> CoreRequest:
     """What `Upstream` would send, taken apart for httpcore2, so that the two cannot differ."""
-    head = _encode(call, origin.host_field, target).partition(b"\r\n\r\n")[0]
+    head = encode(call, place.host_field, target).partition(b"\r\n\r\n")[0]
     fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
     # Spaces around a value are none of it, and h11 takes none: its error would show the value.
     headers = [(name, value.strip(b" \t")) for name, _, value in fields]
-    return httpcore2.Request(call.method, origin.url(target), headers=headers, content=call.body)
+    port = place.port if place.host_field.endswith(f":{place.port}") else None
+    url = httpcore2.URL(scheme=place.scheme, host=_host(place.host), port=port, target=target)
+    return functools.partial(httpcore2.Request, call.method, url, headers=headers, content=call.body)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

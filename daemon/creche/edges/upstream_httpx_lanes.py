@@ -7,8 +7,9 @@ import math
 import httpcore2
 import trio
 
-from creche.edges.upstream import OriginStatistics
 from creche.edges.upstream_httpx_wire import Wire
+from creche.edges.upstream_origin import OriginStatistics
+from creche.edges.upstream_request import Place
 
 _STREAMS = 100
 """How many requests share an HTTP/2 connection: what httpcore2 allows at most. Servers may allow fewer."""
@@ -42,12 +43,8 @@ class Lane:
 class Origin:
     """One scheme, host and port: its slots, its connections with the one used last on the right."""
 
-    def __init__(self, scheme: str, host: str, port: int, usual_port: int, *, slots: int) -> None:
-        self.scheme = scheme
-        self.host = host.strip("[]")
-        self.name = f"{scheme}://{host}:{port}"
-        self.host_field = host if port == usual_port else f"{host}:{port}"
-        self.place = httpcore2.Origin(scheme.encode(), host.encode(), port)
+    def __init__(self, place: Place, *, slots: int) -> None:
+        self.place = place
         self.slots = trio.Semaphore(slots, max_value=slots)
         self.lanes: list[Lane] = []
         self.first: trio.Event | None = None
@@ -55,11 +52,6 @@ class Origin:
         self.shares_none = False
         """Whether the provider was seen to speak no HTTP/2."""
         self._limit = slots
-
-    def url(self, target: str) -> httpcore2.URL:
-        """A URL there; the port is told where it is not the scheme's own."""
-        told = self.place.port if self.host_field.endswith(f":{self.place.port}") else None
-        return httpcore2.URL(scheme=self.scheme, host=self.place.host, port=told, target=target)
 
     async def take_kept(self, idle_s: float) -> Lane | None:
         """The connection used last that is still good and has room; those found bad on the way are closed."""

@@ -16,7 +16,9 @@ import httpx2
 import trio
 
 from creche.edges.upstream_addresses import Addresses
-from creche.edges.upstream_connection import RECEIVE_BYTES, dial
+from creche.edges.upstream_connection import RECEIVE_BYTES
+from creche.edges.upstream_dial import dial
+from creche.edges.upstream_words import too_long_headers, unreachable
 
 SMALL_BYTES = 16384
 """What a new connection takes at once, whoever is at the other end. More may have to wait until it is read."""
@@ -298,17 +300,6 @@ class _Tap(trio.abc.Stream):
 
 
 def words(error: Exception) -> str:
-    """An error of connections, without numbers and places in C files. Trio wraps those of the system and of TLS."""
+    """An error of connections. Trio wraps those of the system and of TLS."""
     cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS: {(cause.reason or 'the connection was closed').replace('_', ' ').lower()}"
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return str(cause) if isinstance(cause, ValueError) else "the connection was closed"
-
-
-def too_long_headers(peer: str, limit_bytes: int) -> str:
-    """The message about a head over its limit."""
-    return f"the headers of {peer}'s answer are larger than {limit_bytes} bytes"
+    return unreachable(cause) if isinstance(cause, OSError | ValueError) else "the connection was closed"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from creche.core.exchange import Answer, Call
+from creche.core.exchange import Answer, Call, Prepared
 from creche.core.proxies import ENVIRONMENT, EnvironmentProxies
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
+from creche.edges.upstream_request import locate
 
 Settings = tuple[str | None, bool]
 """A proxy's URL, `ENVIRONMENT` or None, and whether HTTP/2 is wanted."""
@@ -20,6 +20,8 @@ class Sends(Protocol):
     """What is common to all transports."""
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared: ...
 
 
 class Upstreams:
@@ -72,21 +74,17 @@ class _ByEnvironment:
 
     def __init__(self, upstreams: Upstreams, environment: EnvironmentProxies, *, http2: bool) -> None:
         self._upstreams = upstreams
-        self._environment = environment
         self._http2 = http2
-        self._find = functools.lru_cache(maxsize=256)(self._find_anew)
+        self._find = functools.lru_cache(maxsize=256)(environment.find)
 
     async def send(self, call: Call, *, timeout_s: float) -> Answer:
         """As `Upstream.send`."""
-        # The path begins at the first slash after "https://" and a character.
-        cut = call.url.find("/", 8)
-        proxy = self._find(call.url if cut < 0 else call.url[:cut])
-        return await self._upstreams.get(proxy, http2=self._http2).send(call, timeout_s=timeout_s)
+        return await self._way_of(call).send(call, timeout_s=timeout_s)
 
-    def _find_anew(self, origin: str) -> str | None:
-        try:
-            parts = urlsplit(origin)
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            return None  # no URL at all, which every transport says in the same words
-        return self._environment.find(parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        """As `Upstream.prepare`. Which way the call goes is decided here: the environment does not change."""
+        return self._way_of(call).prepare(call, timeout_s=timeout_s)
+
+    def _way_of(self, call: Call) -> Sends:
+        place, _ = locate(call.url)
+        return self._upstreams.get(self._find(place.scheme, place.host, place.port), http2=self._http2)

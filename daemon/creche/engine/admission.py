@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from creche.core.reading import Reading
 from creche.core.task import Job, Task
 from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
+from creche.engine.ports import Poll
 from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
 
 
@@ -86,9 +87,25 @@ def not_configured(name: str) -> Algorithm:
     return Algorithm(name=name, provider=_NotConfigured(name), rhythm=Rhythm(), in_flight=0)
 
 
+class _NeverAsked:
+    def __init__(self, refuse: Callable[[], NoReturn]) -> None:
+        self._refuse = refuse
+
+    async def __call__(self) -> Reading:
+        self._refuse()
+
+    def repeat(self, _: Callable[[bool], None], *, step_s: float) -> bool:  # noqa: ARG002 - never
+        return False
+
+    def abandon(self) -> None:
+        pass
+
+
 class _NotConfigured:
     # Nothing is sent; a create that may have arrived stays open until the real provider is back.
     repeatable = True
+    batch = 1
+    account = ""
 
     def __init__(self, name: str) -> None:
         self._complaint = f'algorithm "{name}" is no longer in the configuration'
@@ -96,7 +113,10 @@ class _NotConfigured:
     async def create(self, _: Task) -> Reading:
         self._refuse()
 
-    async def poll(self, _: Job) -> Reading:
+    def poll_of(self, _: Job) -> Poll:
+        return _NeverAsked(self._refuse)
+
+    async def poll_many(self, _: Sequence[Job]) -> dict[str, Reading]:
         self._refuse()
 
     async def fetch(self, _: Job, __: Reading) -> Reading:

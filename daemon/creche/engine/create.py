@@ -45,18 +45,20 @@ class _Creation:
             if self._uncertain and not self._may_repeat():
                 await self._park(self._doubt)
                 return None
-            if not self._uncertain and not await self._wait_for_turn():
+            if not await self._wait_for_turn():
                 return Cancelled(reason=live.task.cancel_reason or "client")
             await self._write_intent()
             self._knew_of_cancel = live.task.cancel_reason is not None
             try:
                 reading = await self._send()
             except ProviderError as exc:
+                live.gate.failed(exc)
                 if isinstance(exc, CreateRefused) and not self._uncertain:
                     tools.count("creates", live.algorithm.name, exc.code)
                     return Failed(reason="create_refused", message=str(exc))
                 await self._take_note(exc)
             else:
+                live.gate.answered()
                 tools.count("creates", live.algorithm.name, "good")
                 return await self._begin_job(reading)
 
@@ -97,17 +99,29 @@ class _Creation:
             await live.alarm.sleep(error_wait_s(every_s, self._errors, error.retry_after_s, tools.dice()))
 
     async def _wait_for_turn(self) -> bool:
-        """Wait for `start_at` and for a slot. False when a cancel came first."""
-        live = self._live
-        while live.task.cancel_reason is None:
+        """Wait for `start_at`, a slot, and the gate. False when a cancel came first.
+
+        A repetition has its slot, and waits whatever comes: a job may exist.
+        """
+        live, gate = self._live, self._live.gate
+        while not self._uncertain and live.task.cancel_reason is None:
             wait_s = (live.task.start_at or 0.0) - self._tools.wall()
             if wait_s > 0:
                 await live.alarm.sleep(wait_s)
-            elif live.task.id in live.slots.holders or live.slots.take(live.task.id, live.task.priority):
-                return True
+            elif live.task.id in gate.slots.holders or gate.slots.take(live.task.id, live.task.priority):
+                break
             else:
                 # Rung when a slot is free, or by a cancel.
                 await live.alarm.sleep(math.inf)
+        turn_at = gate.creates.turn(trio.current_time())
+        while self._uncertain or live.task.cancel_reason is None:
+            now = trio.current_time()
+            if now < turn_at:
+                await live.alarm.sleep(turn_at - now)
+            elif (pause_s := gate.breaker.wait_s(now)) > 0:
+                await live.wait_out(pause_s)
+            else:
+                return True
         return False
 
     async def _write_intent(self) -> None:

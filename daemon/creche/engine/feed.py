@@ -1,8 +1,9 @@
 """The log of outcomes and its readers.
 
 Nobody is pushed to: every reader has a cursor and its own pace, so a slow one costs nobody else time or memory. Recent
-entries are kept in memory, encoded once for all readers; who is further behind reads on from the store. A cursor
-is opaque to clients; inside it is the store's identity and a position.
+entries are kept in memory, encoded once for all readers; who is further behind reads on from the store. Many who are
+not behind can be told together, by `recent_after`. A cursor is opaque to clients; inside it is the store's identity and
+a position.
 """
 
 from __future__ import annotations
@@ -93,6 +94,17 @@ class Feed:
         self._closed = True
         self._news.set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed
+
+    async def wait_past(self, place: int) -> bool:
+        """Wait for entries behind `place`; False when the feed is closed, whether or not there are some."""
+        while not self._closed and self.head <= place:
+            await self._news.wait()
+        return not self._closed
+
     def forget_up_to(self, floor: int) -> None:
         """Retention removed entries from the store."""
         self._floor = max(self._floor, floor)
@@ -101,6 +113,15 @@ class Feed:
         """A reader behind `since` (None: from now on) of the tasks that are `wanted`."""
         position = self.position(since)
         return Reader(self, self.head if position is None else position, wanted)
+
+    def recent_after(self, place: int, limit_bytes: int) -> list[Item] | None:
+        """Some entries behind `place`, in order, up to `limit_bytes` or one; empty when there are none.
+
+        None when they are not all in memory, or fell to retention: then only a reader can go on.
+        """
+        if place < max(self._floor, self._tail_floor):
+            return None
+        return self._tail_after(place, PAGE, limit_bytes)
 
     async def _after(self, seq: int, limit: int) -> list[Item]:
         """Up to `limit` entries behind `seq`, in order, and `PAGE_BYTES`; empty when there are none.
@@ -120,14 +141,14 @@ class Feed:
         # What is committed and not yet published is left for later: no cursor may be ahead of the head.
         return [self._item(entry) for entry in entries if entry.seq <= self.head]
 
-    def _tail_after(self, seq: int, limit: int) -> list[Item]:
+    def _tail_after(self, seq: int, limit: int, limit_bytes: int = PAGE_BYTES) -> list[Item]:
         first = bisect_right(self._tail, seq, key=lambda item: item.seq)
         items: list[Item] = []
         size_bytes = 0
         for item in islice(self._tail, first, first + limit):
             items.append(item)
             size_bytes += len(item.message)
-            if size_bytes >= PAGE_BYTES:
+            if size_bytes >= limit_bytes:
                 break
         return items
 
@@ -166,6 +187,15 @@ class Reader:
         if self._seq < self._feed._floor:  # noqa: SLF001 - the two are one mechanism
             self._seq = self._feed._floor  # noqa: SLF001
             self._gap = self.cursor
+
+    @property
+    def place(self) -> int:
+        """The number of the last entry that was handed out or passed over."""
+        return self._seq
+
+    def go_on_behind(self, place: int) -> None:
+        """What is up to `place` was handed out elsewhere, or is not wanted."""
+        self._seq = place
 
     @property
     def cursor(self) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 from loguru import logger
@@ -38,16 +38,28 @@ class RunSync(Protocol):
     def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
 
 
-class _Pending:
+class _Request:
+    """Writes that came together. `answers` has those of the first ones, in order; `done` is set with the last."""
+
+    __slots__ = ("answers", "count", "done")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.answers: list[Written | StoreUnavailable] = []
+        self.done = trio.Event()
+
+    def answer(self, answer: Written | StoreUnavailable) -> None:
+        self.answers.append(answer)
+        if len(self.answers) == self.count:
+            self.done.set()
+
+
+class _Pending(NamedTuple):
     """One write on its way."""
 
-    __slots__ = ("answer", "done", "then", "write")
-
-    def __init__(self, write: Write, then: Callable[[Written], None] | None) -> None:
-        self.write = write
-        self.then = then
-        self.done = trio.Event()
-        self.answer: Written | StoreUnavailable = None
+    write: Write
+    then: Callable[[Written], None] | None
+    request: _Request
 
 
 class Journal:
@@ -62,7 +74,7 @@ class Journal:
         self._wake = trio.Event()
         self._closing = False
         self._give_up_at = math.inf
-        self._last: _Pending | None = None
+        self._last: _Request | None = None
         self.fault: str | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -96,18 +108,16 @@ class Journal:
 
         If cancelled the write is still made and `then` still called; only the answer is lost.
         """
-        pending = self._enqueue(write, then)
-        await pending.done.wait()
-        if isinstance(pending.answer, CrecheError):
-            raise pending.answer
-        return pending.answer
+        [answer] = await self._request([(write, then)])
+        if isinstance(answer, CrecheError):
+            raise answer
+        return answer
 
-    async def write_all(self, writes: list[tuple[Write, Callable[[Written], None]]]) -> list[Written | CrecheError]:
+    async def write_all(
+        self, writes: Sequence[tuple[Write, Callable[[Written], None] | None]]
+    ) -> list[Written | StoreUnavailable]:
         """Write many in as few commits as possible, each answered on its own; refusals are values here."""
-        pendings = [self._enqueue(write, then) for write, then in writes]
-        for pending in pendings:
-            await pending.done.wait()
-        return [pending.answer for pending in pendings]
+        return await self._request(writes) if writes else []
 
     async def save_surely(self, record: Callable[[], Task]) -> None:
         """Save a task; while the store is unavailable try again: it waits in memory, nothing is given up.
@@ -156,13 +166,17 @@ class Journal:
         if self.fault is not None:
             await self._commit([])
 
-    def _enqueue(self, write: Write, then: Callable[[Written], None] | None) -> _Pending:
-        # A full save overtakes an older note about the same task, which must not be written after it.
-        self._notes.pop(write.task.id, None)
-        pending = self._last = _Pending(write, then)
-        self._queue.append(pending)
+    async def _request(
+        self, writes: Sequence[tuple[Write, Callable[[Written], None] | None]]
+    ) -> list[Written | StoreUnavailable]:
+        request = self._last = _Request(len(writes))
+        for write, then in writes:
+            # A full save overtakes an older note about the same task, which must not be written after it.
+            self._notes.pop(write.task.id, None)
+            self._queue.append(_Pending(write, then, request))
         self._wake.set()
-        return pending
+        await request.done.wait()
+        return request.answers
 
     async def _commit_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
@@ -176,8 +190,7 @@ class Journal:
             newer = {pending.write.task.id for pending in self._queue} | self._notes.keys()
             self._notes.update({note.task.id: note.task for note in notes if note.task.id not in newer})
             for pending in batch:
-                pending.answer = exc
-                pending.done.set()
+                pending.request.answer(exc)
             # Notes wait for better times; without a pause they would be tried in a busy loop.
             if trio.current_time() < self._give_up_at:
                 await trio.sleep(RETRY_EVERY_S)
@@ -187,10 +200,9 @@ class Journal:
             self._notes.clear()
             return
         for pending, answer in zip(batch, answers, strict=False):
-            pending.answer = answer
             if pending.then is not None:
                 pending.then(answer)
-            pending.done.set()
+            pending.request.answer(answer)
 
     async def _commit(self, writes: list[Write]) -> list[Written]:
         try:

@@ -11,11 +11,11 @@ import trio
 from loguru import logger
 
 from creche.core.histogram import Histogram
-from creche.core.limits import Slots
 from creche.core.polling import CONDITIONS, Rhythm
 from creche.core.task import Task
 from creche.core.wire import Live
 from creche.engine.feed import Updates
+from creche.engine.gate import Gate
 from creche.engine.journal import Journal
 from creche.engine.ports import Provider
 from creche.engine.pulse import Pulse
@@ -35,6 +35,8 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     provider: Provider
     rhythm: Rhythm
     in_flight: int | None = None
+    creates_per_s: float | None = None
+    polls_per_s: float | None = None
     deadline_s: float = 3600.0
     on_timeout: str = "leave"
     on_unknown: str = "ask"
@@ -77,13 +79,35 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 class LiveTask:
     """A task in memory while it is minded; what the API shows beyond the record lives here."""
 
-    def __init__(self, task: Task, algorithm: Algorithm, slots: Slots, tools: Tools, *, delay_s: float = 0.0) -> None:
+    __slots__ = (
+        "_rested",
+        "_tools",
+        "_trouble",
+        "alarm",
+        "algorithm",
+        "answered",
+        "at_rest",
+        "condition",
+        "creating",
+        "delay_s",
+        "failures",
+        "gate",
+        "last_error",
+        "minding",
+        "queued",
+        "task",
+    )
+
+    def __init__(self, task: Task, algorithm: Algorithm, gate: Gate, tools: Tools, *, delay_s: float = 0.0) -> None:
         self.task = task
         self.algorithm = algorithm
-        self.slots = slots
+        self.gate = gate
         self.delay_s = delay_s
         self.alarm: Alarm = tools.timetable.alarm()
-        self.at_rest = trio.Event()
+        self.at_rest = False
+        self._rested: trio.Event | None = None
+        self.minding = trio.CancelScope()
+        self.queued = False  # for a slot, without a child
         self.creating: trio.CancelScope | None = None
         self.condition: str | None = None
         self.failures = 0
@@ -91,6 +115,21 @@ class LiveTask:
         self.answered = False
         self._trouble: str | None = None
         self._tools = tools
+
+    def come_to_rest(self) -> None:
+        """No child works on the task any more; whoever waits for that hears of it."""
+        self.at_rest = True
+        rested, self._rested = self._rested, None
+        if rested is not None:
+            rested.set()
+
+    async def wait_for_rest(self) -> None:
+        """Returns when the task is at rest."""
+        await trio.lowlevel.checkpoint()
+        while not self.at_rest:
+            if self._rested is None:
+                self._rested = trio.Event()  # made only now: few tasks are ever waited for
+            await self._rested.wait()
 
     def change(self, task: Task) -> None:
         """The record moved on: keep it, and tell watchers."""
@@ -107,6 +146,18 @@ class LiveTask:
         self._trouble = error.code
         self.condition, self.failures, self.last_error = condition, failures, str(error)
         self._tools.updates.changed(self.task)
+
+    async def wait_out(self, pause_s: float) -> None:
+        """The provider is away, as others found out, who said so in the log: show it, and wait out the pause.
+
+        And a little longer, by chance, so that not all come in one crowd once the provider is back.
+        """
+        trouble = self.gate.trouble
+        if trouble is not None and trouble.code != self._trouble:
+            self._trouble = self.condition = trouble.code
+            self.last_error = str(trouble)
+            self._tools.updates.changed(self.task)
+        await self.alarm.sleep(pause_s + self.algorithm.rhythm.every_s * self._tools.dice())
 
     def recover(self) -> None:
         """A good answer: whatever was wrong is over."""

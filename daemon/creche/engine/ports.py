@@ -6,7 +6,7 @@ polled; an outcome is durable before any listener hears it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -147,6 +147,31 @@ class Heartbeats(Protocol):
         """Close the connection. Keys of live tasks stay and tell the truth: their time no longer moves."""
 
 
+class Poll(Protocol):
+    """The standing question about one job. One question at a time; whatever is the same for all is done once.
+
+    Most answers say what the last one said; nobody needs to be woken for those.
+    """
+
+    async def __call__(self) -> Reading:
+        """Ask, and wait for the answer, or take the one that came with news.
+
+        An answer that says what the last one said may bring the same `Reading` object again. Raises, besides what all
+        methods of a provider raise, `JobNotFound` when the provider does not know the job.
+        """
+
+    def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:
+        """Ask without waiting, if that can be done at once; False when not, then nothing was done.
+
+        `done` is called later, by up to `step_s` seconds later than it could: with False when the answer was just as
+        the last one, with True when there is news, an error be it, which the next call of this brings. It must not
+        raise.
+        """
+
+    def abandon(self) -> None:
+        """Whoever called `repeat` does not want to hear of it any more."""
+
+
 class Provider(Protocol):
     """Creates, polls, fetches and cancels jobs at one provider account; a recipe or a plug-in stands behind it.
 
@@ -158,6 +183,14 @@ class Provider(Protocol):
     repeatable: bool
     """Whether a create may be repeated with the same token without making a second job."""
 
+    batch: int
+    """How many jobs one `poll_many` may ask for; 1 where the provider has no such request."""
+
+    account: str
+    """Equal for two providers exactly when one `poll_many` of either can ask for the jobs of both; shows no secret.
+    Without meaning where `batch` is 1.
+    """
+
     async def create(self, task: Task) -> Reading:
         """Make the job. The reading carries its id, and may already be the end.
 
@@ -165,8 +198,14 @@ class Provider(Protocol):
         `CreateUncertain`: cannot be told.
         """
 
-    async def poll(self, job: Job) -> Reading:
-        """Ask for the job's state. Raises `JobNotFound` when the provider does not know it."""
+    def poll_of(self, job: Job) -> Poll:
+        """What asks for the job's state, time after time."""
+
+    async def poll_many(self, jobs: Sequence[Job]) -> Mapping[str, Reading]:
+        """Ask for the state of up to `batch` jobs at once: what the answer says, by job id.
+
+        That a job is not in it proves nothing: ask for it by itself. Errors are about the request, so about all jobs.
+        """
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Bring the result of a job that ended well; the reading returned has it, or is a failure."""

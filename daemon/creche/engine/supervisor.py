@@ -19,7 +19,9 @@ from creche.core.limits import Slots
 from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Status, Task
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
+from creche.engine.batches import Accounts, Batches
 from creche.engine.feed import Feed
+from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
 from creche.engine.task_run import run_task
@@ -38,8 +40,13 @@ CREATE_GRACE_S = 5.0
 MAX_CRASHES = 5
 """Defects of ours in a row before a task is given up; between them it waits as after any error."""
 
-RECOVERY_CHUNK = 200
-"""Tasks that are put back between two looks at the world, so that a long recovery stalls nothing."""
+RELOAD_STEP_S = 0.001
+"""After a reload every task asks anew, so that a repaired key is used at once; but not all in one moment."""
+
+CHUNK = 100
+"""Tasks that are put back, or let go, between two looks at the world, so that neither stalls anything."""
+
+_HOLD_NO_SLOT = rules.AT_REST | {Status.ACCEPTED}
 
 
 class Supervisor:
@@ -49,25 +56,35 @@ class Supervisor:
         self._tools = tools
         self._feed = feed
         self._algorithms = dict(algorithms)
-        self._slots: dict[str, Slots] = {}
+        self._gates: dict[str, Gate] = {}
         self._live: dict[str, LiveTask] = {}
         self._max_tasks = max_tasks
         self._arriving = 0
         self._stopping = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._accounts: Accounts
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover what is unfinished, then mind until `stop`. Ready means recovered. Raises `StoreUnavailable`."""
         async with trio.open_nursery() as self._nursery:
+            self._accounts = Accounts(self._nursery)
             await self._recover()
             task_status.started()
             await self._stopping.wait()
-            for live in self._live.values():
-                if live.creating is not None:
-                    live.creating.deadline = trio.current_time() + CREATE_GRACE_S
+            await self._let_go()
             self._nursery.cancel_scope.cancel()
         for live in self._live.values():
-            live.at_rest.set()  # whoever waits for the task now waits for the next start
+            live.come_to_rest()  # whoever waits for the task now waits for the next start
+
+    async def _let_go(self) -> None:
+        """Cancel all tasks, some at a time: to unwind twenty thousand at once would hold up the loop for seconds."""
+        creates_until = trio.current_time() + CREATE_GRACE_S
+        for number, live in enumerate(list(self._live.values())):
+            if number % CHUNK == 0:
+                await trio.lowlevel.checkpoint()
+            if live.creating is not None:
+                live.creating.deadline = creates_until
+            live.minding.cancel()
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
@@ -125,7 +142,7 @@ class Supervisor:
         live = self._live.get(task_id)
         if live is not None:
             with trio.move_on_after(timeout_s):
-                await live.at_rest.wait()
+                await live.wait_for_rest()
                 return live.task
         return await self.get(task_id)
 
@@ -147,7 +164,7 @@ class Supervisor:
             live.change(rules.request_cancel(task, "client"))
         # Also when it was asked for before: that wish may not have reached the disk.
         await self._tools.journal.write(Save(live.task))
-        live.alarm.ring()
+        self._rouse(live)
         return live.task
 
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:
@@ -156,7 +173,7 @@ class Supervisor:
         live = self._live.get(task_id)
         if live is None or task.status is not Status.UNKNOWN:
             raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
-        if not live.at_rest.is_set():
+        if not live.at_rest:
             raise WrongStatus("the task is about to be unknown; resolve it once that is written")
         if decision.action != "attach" and decision.job is not msgspec.UNSET:
             raise InvalidRequest('only action "attach" takes a job', pointer="/job")
@@ -180,16 +197,16 @@ class Supervisor:
             self._rest(fresh)
             self._live[task_id] = live
             raise
-        return fresh.task
+        return task  # as it was written; it goes on from there meanwhile
 
     async def _drop(self, live: LiveTask) -> Task:
         """Settle an unknown task. Until that is written nobody hears of it, and no second decision is taken."""
-        live.at_rest = trio.Event()
+        live.at_rest = False
         task = rules.settle(live.task, Cancelled(reason="dropped"), self._tools.wall())
         try:
             await self._tools.journal.write(Settle(task), then=partial(self._settled, live))
         except CrecheError:
-            live.at_rest.set()
+            live.come_to_rest()
             raise
         return task
 
@@ -214,27 +231,39 @@ class Supervisor:
 
     def slots(self, algorithm: str) -> Slots:
         """The slots of an algorithm, whether configured or not."""
-        if algorithm not in self._slots:
-            self._slots[algorithm] = Slots(self._algorithm(algorithm).in_flight)
-        return self._slots[algorithm]
+        return self.gate(algorithm).slots
+
+    def gate(self, algorithm: str) -> Gate:
+        """The gate of an algorithm, whether configured or not."""
+        if algorithm not in self._gates:
+            gate = self._gates[algorithm] = Gate(self._algorithm(algorithm))
+            gate.batches = self._batches(algorithm, gate)
+        return self._gates[algorithm]
 
     # -- reload ------------------------------------------------------------------------------------------
 
     def reload(self, algorithms: Mapping[str, Algorithm]) -> None:
-        """Take over changed algorithms; running tasks go on with the new settings from their next request."""
+        """Take over changed algorithms; running tasks go on with the new settings, a thousand per second."""
         self._algorithms = dict(algorithms)
+        spread_s = len(self._live) * RELOAD_STEP_S
         for live in self._live.values():
             live.algorithm = self._algorithm(live.task.algorithm)
-            live.alarm.ring()
-        for name, slots in self._slots.items():
-            # The limit of one that is away stays, so that its return finds no crowd.
+            if not live.queued:
+                live.alarm.hasten(spread_s * self._tools.dice())
+        for name, gate in self._gates.items():
+            # The limits of one that is away stay, so that its return finds no crowd.
             if name in self._algorithms:
-                self._wake(slots.resize(self._algorithms[name].in_flight))
+                self._wake(gate.take_over(self._algorithms[name]))
+            gate.batches = self._batches(name, gate)
+        self._accounts.keep_only({algorithm.provider.account for algorithm in self._algorithms.values()})
 
     # -- inside ------------------------------------------------------------------------------------------
 
     def _algorithm(self, name: str) -> Algorithm:
         return self._algorithms.get(name) or not_configured(name)
+
+    def _batches(self, name: str, gate: Gate) -> Batches | None:
+        return self._accounts.of(self._algorithm(name).provider, name, gate.polls)
 
     def _check_room(self, before: int) -> None:
         if self.draining:
@@ -248,22 +277,39 @@ class Supervisor:
             self._start(self._register(written.task))
 
     def _register(self, task: Task, *, delay_s: float = 0.0) -> LiveTask:
-        slots = self.slots(task.algorithm)
-        live = LiveTask(task, self._algorithm(task.algorithm), slots, self._tools, delay_s=delay_s)
+        gate = self.gate(task.algorithm)
+        live = LiveTask(task, self._algorithm(task.algorithm), gate, self._tools, delay_s=delay_s)
         self._live[task.id] = live
-        if task.status not in rules.AT_REST | {Status.ACCEPTED}:
-            slots.hold(task.id)
+        if task.status not in _HOLD_NO_SLOT:
+            gate.slots.hold(task.id)
         return live
 
     def _start(self, live: LiveTask) -> None:
-        """Mind a task that the store has; an unknown one only rests."""
+        """Mind a task that the store has; an unknown one rests, and who waits for a slot needs no child yet."""
         if live.task.status is Status.UNKNOWN:
-            live.at_rest.set()
-            return
+            live.come_to_rest()
+        elif not self.draining:  # else the next start takes the task from the store
+            live.queued = self._must_queue(live)
+            if not live.queued:
+                self._give_child(live)
+
+    def _must_queue(self, live: LiveTask) -> bool:
+        """Whether a slot is all that a task waits for, and there is none; it is in the queue then."""
+        task = live.task
+        ready = task.status is Status.ACCEPTED and task.cancel_reason is None and task.start_at is None
+        return ready and live.delay_s == 0 and not live.gate.slots.take(task.id, task.priority)
+
+    def _rouse(self, live: LiveTask) -> None:
+        """Wake a task's child; one that only waited for its slot gets its child now."""
+        if not live.queued:
+            live.alarm.ring()
+        elif not self.draining:
+            live.queued = False
+            self._give_child(live)
+
+    def _give_child(self, live: LiveTask) -> None:
         assert self._nursery is not None, "run comes first"  # noqa: S101
-        # When it is stopping, the next start takes the task from the store.
-        if not self.draining:
-            self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
+        self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
@@ -274,13 +320,17 @@ class Supervisor:
             lives.append(self._register(task, delay_s=every_s * self._tools.dice()))
         # All have their slots before the first goes on: none may be given away that a job needs.
         for number, live in enumerate(lives):
-            if number % RECOVERY_CHUNK == 0:
+            if number % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
             self._start(live)
         if tasks:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     async def _mind(self, live: LiveTask) -> None:
+        with live.minding:
+            await self._mind_to_its_end(live)
+
+    async def _mind_to_its_end(self, live: LiveTask) -> None:
         """The error boundary of one task: whatever happens in it, it stays in it."""
         crashes = 0
         while True:
@@ -335,13 +385,13 @@ class Supervisor:
         log.info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
 
     def _rest(self, live: LiveTask) -> None:
-        self._wake(live.slots.release(live.task.id))
-        live.at_rest.set()
+        self._wake(live.gate.slots.release(live.task.id))
+        live.come_to_rest()
 
     def _wake(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
             if task_id in self._live:
-                self._live[task_id].alarm.ring()
+                self._rouse(self._live[task_id])
 
 
 def _accepted(written: Written | CrecheError) -> Accepted | CrecheError:

@@ -19,11 +19,14 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
+from creche.core.polling import RUNNING, Ask, Decision, End, Fetch, Poller, outcome_of
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.create import create_job
-from creche.engine.live import LiveTask, Tools
+from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.ports import Poll
+from creche.engine.timetable import step_of
 from creche.errors import ProviderError
 
 LAST_POLL_S = 10.0
@@ -45,8 +48,9 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     if left_s > 0:
         with trio.move_on_after(left_s):
             async with trio.open_nursery() as children:
-                children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name)
-                children.start_soon(child.poll_until_end, children.cancel_scope)
+                # The names are given because Trio would make a new text of each.
+                children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name, name="heartbeat")
+                children.start_soon(child.poll_until_end, children.cancel_scope, name="polling")
     if child.outcome is None:
         await child.poll_a_last_time()
     return child.outcome or TimedOut(after_s=live.task.deadline_s)
@@ -58,10 +62,27 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
 class _PollingChild:
     """Asks for one job until it ends."""
 
+    __slots__ = (
+        "_algorithm",
+        "_cancel_agreed",
+        "_cancel_refused",
+        "_job",
+        "_live",
+        "_poll",
+        "_poller",
+        "_seen",
+        "_tools",
+        "outcome",
+    )
+
     def __init__(self, live: LiveTask, tools: Tools) -> None:
         self._live = live
         self._tools = tools
         self._poller = Poller(live.algorithm.rhythm)
+        self._algorithm: Algorithm | None = None
+        self._job: Job | None = None
+        self._poll: Poll | None = None
+        self._seen: Reading | None = None
         self._cancel_agreed = False
         self._cancel_refused = False
         self.outcome: Outcome | None = None
@@ -73,23 +94,83 @@ class _PollingChild:
         wait_s = live.task.job.since + live.algorithm.rhythm.first_s - self._tools.wall()
         if wait_s > 0:
             await live.alarm.sleep(wait_s)
-        while True:
+        try:
+            while True:
+                if live.gate.polls.limited and live.gate.batches is None:
+                    await self._wait_for_rate()
+                if live.gate.breaker.is_open:
+                    await self._wait_for_breaker()
+                if live.task.cancel_reason is not None:
+                    await self._ask_to_cancel()
+                decision = await self._poll_once()
+                if isinstance(decision, End):
+                    self.outcome = decision.outcome
+                    nursery.cancel()
+                    return
+                await live.alarm.sleep(decision.seconds, instead=self._repeat)
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if self._poll is not None:
+            self._poll.abandon()
+
+    # -- while the child sleeps: called by the timetable and by who reads answers ---------------------------
+
+    def _repeat(self) -> bool:
+        """The time has come: ask without waking the child, if asking is all there is to do."""
+        live, gate = self._live, self._live.gate
+        self._tools.lateness.observe(max(0.0, trio.current_time() - live.alarm.due_at))
+        if (
+            live.task.cancel_reason is not None
+            or live.algorithm is not self._algorithm
+            or live.task.job is not self._job
+        ):
+            return False
+        if gate.polls.limited or gate.breaker.is_open or gate.batches is not None:
+            return False
+        if self._poll is None or self._seen is None or not self._seen.status.running:
+            return False
+        return self._poll.repeat(self._on_repeated, step_s=step_of(live.algorithm.rhythm.every_s))
+
+    def _on_repeated(self, news: bool) -> None:  # noqa: FBT001 - the form of a callback
+        """The answer to a `_repeat` is there. The child is woken for news."""
+        live = self._live
+        try:
+            if news:
+                live.alarm.ring()
+            else:
+                live.alarm.go_on(self._heard_the_same().seconds)
+        except Exception as exc:  # noqa: BLE001 - raised in the child, whose error boundary it belongs to
+            live.alarm.ring(exc)
+
+    def _heard_the_same(self) -> Ask:
+        assert self._seen is not None, "repeating begins after a first answer"  # noqa: S101
+        decision = self._hear(self._seen, self._tools.dice())
+        assert isinstance(decision, Ask), "only running jobs are asked about again"  # noqa: S101
+        return decision
+
+    # -- while it is awake -----------------------------------------------------------------------------------
+
+    async def _wait_for_rate(self) -> None:
+        """Wait until this poll's turn has come. A cancel does not."""
+        live = self._live
+        turn_at = live.gate.polls.turn(trio.current_time())
+        while (wait_s := turn_at - trio.current_time()) > 0:
+            await live.alarm.sleep(wait_s)
             if live.task.cancel_reason is not None:
                 await self._ask_to_cancel()
-            decision = await self._poll_once()
-            if isinstance(decision, End):
-                self.outcome = decision.outcome
-                nursery.cancel()
-                return
-            due = trio.current_time() + decision.seconds
-            await live.alarm.sleep(decision.seconds)
-            # Rung early (a cancel, a reload) it is before its time.
-            self._tools.lateness.observe(max(0.0, trio.current_time() - due))
+
+    async def _wait_for_breaker(self) -> None:
+        """Wait while the provider is away, but for those who ask whether it is back."""
+        live = self._live
+        while (pause_s := live.gate.breaker.wait_s(trio.current_time())) > 0:
+            await live.wait_out(pause_s)
 
     async def poll_a_last_time(self) -> None:
         """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
         with trio.move_on_after(LAST_POLL_S):
-            decision = await self._poll_once()
+            decision = await self._poll_once(alone=True)
             if isinstance(decision, End) and not isinstance(decision.outcome, ServerFailed):
                 self.outcome = decision.outcome
                 return
@@ -97,24 +178,20 @@ class _PollingChild:
             with trio.move_on_after(LAST_POLL_S):
                 await self._ask_to_cancel()
 
-    async def _poll_once(self) -> Ask | End:
+    async def _poll_once(self, *, alone: bool = False) -> Ask | End:
         live, tools = self._live, self._tools
-        job = live.task.job
-        assert job is not None, "polling begins when the job is known"  # noqa: S101
-        self._poller.rhythm = live.algorithm.rhythm
+        poll = self._poll
+        if poll is None or live.algorithm is not self._algorithm or live.task.job is not self._job:
+            poll = self._prepare()
+        together = None
         try:
-            reading = await live.algorithm.provider.poll(job)
+            if live.gate.batches is not None and not alone:
+                together = await self._ask_with_others(live.gate.batches)
+            reading = together if together is not None else await poll()
         except ProviderError as exc:
             return self._bad(exc)
-        tools.count("polls", live.algorithm.name, "good")
-        live.recover()
-        self._observe(job, reading)
-        decision = self._poller.good(
-            reading,
-            dice=tools.dice(),
-            cancel_reason=live.task.cancel_reason,
-            cancel_refused=self._cancel_refused,
-        )
+        # Jobs that were asked for together stay together: that makes the next request for many worth it.
+        decision = self._hear(reading, tools.dice() if together is None else 0.5)
         match decision:
             case Ask() | End():
                 return decision
@@ -122,6 +199,38 @@ class _PollingChild:
                 return await self._fetch(decision.reading)
             case _:
                 assert_never(decision)
+
+    def _hear(self, reading: Reading, dice: float) -> Decision:
+        """A good answer came."""
+        live = self._live
+        self._tools.count("polls", live.algorithm.name, "good")
+        live.gate.answered()
+        live.recover()
+        if reading is not self._seen:
+            self._observe(reading)
+            self._seen = reading
+        return self._poller.good(
+            reading, dice=dice, cancel_reason=live.task.cancel_reason, cancel_refused=self._cancel_refused
+        )
+
+    async def _ask_with_others(self, batches: Batches) -> Reading | None:
+        """What a request for many jobs says about this one. None: ask for it alone, which may be done now."""
+        live = self._live
+        assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
+        reading = await batches.reading(live.task.job, gather_s=GATHER_PART * live.algorithm.rhythm.every_s)
+        if reading is None and live.gate.polls.limited:
+            await self._wait_for_rate()
+        return reading
+
+    def _prepare(self) -> Poll:
+        """What the polls have in common until the configuration is read again or an answer brings values to keep."""
+        live = self._live
+        assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
+        self._algorithm, self._job, self._seen = live.algorithm, live.task.job, None
+        self._poller.rhythm = live.algorithm.rhythm
+        self._abandon()
+        self._poll = live.algorithm.provider.poll_of(live.task.job)
+        return self._poll
 
     async def _fetch(self, reading: Reading) -> Ask | End:
         """The end needs its result. Errors wait and poll again, as the result's URL may have been renewed meanwhile."""
@@ -144,16 +253,18 @@ class _PollingChild:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
         cancelled = self._live.task.cancel_reason if self._cancel_agreed else None
+        self._live.gate.failed(error)
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
         self._tools.count("polls", self._live.algorithm.name, error.code)
         self._live.stumble(error, self._poller.failures)
         assert not isinstance(decision, Fetch), "an error brings no reading"  # noqa: S101
         return decision
 
-    def _observe(self, job: Job, reading: Reading) -> None:
+    def _observe(self, reading: Reading) -> None:
         """Take over what a good answer says; only a change of status is worth the disk."""
         live, tools = self._live, self._tools
-        task = live.task
+        task, job = live.task, live.task.job
+        assert job is not None, "polling begins when the job is known"  # noqa: S101
         if any(job.keep.get(name) != value for name, value in reading.keep.items()):
             job = Job(job.id, {**job.keep, **reading.keep}, job.since)
             task = msgspec.structs.replace(task, job=job)

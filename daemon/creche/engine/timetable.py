@@ -8,11 +8,26 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 
 import trio
 
-TICK_S = 0.01
-"""Alarms due within one tick are rung together; nobody is late by more than this."""
+TICK_S = 0.04
+"""Sleeps end on a grid of this step, so that many end together. To wake the process costs as much as a dozen polls: its
+caches are cold (bench/). Nobody is late by more than a step."""
+
+MIN_STEP_S = 0.001
+
+STEPS = 60
+"""A sleep has at least so many steps: the grid of a short one is finer, by halves."""
+
+
+def step_of(seconds: float) -> float:
+    """The step of the grid on which a sleep of so many seconds ends."""
+    step_s = TICK_S
+    while step_s * STEPS > seconds and step_s > MIN_STEP_S:
+        step_s /= 2
+    return step_s
 
 
 class Timetable:
@@ -31,14 +46,11 @@ class Timetable:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ring alarms until cancelled."""
         task_status.started()
-        tick = -math.inf
         while True:
             self._earlier = trio.Event()
-            due = max(self._heap[0][0], tick) if self._heap else math.inf
-            with trio.CancelScope(deadline=due):
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
                 await self._earlier.wait()
             now = trio.current_time()
-            tick = now + TICK_S
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, alarm = heapq.heappop(self._heap)
                 alarm._due(ticket)  # noqa: SLF001 - the two classes are one mechanism
@@ -51,7 +63,8 @@ class Timetable:
             heapq.heapify(self._heap)
             self._stale = 0
 
-    def _enter(self, due: float, alarm: Alarm) -> int:
+    def _enter(self, at: float, step_s: float, alarm: Alarm) -> int:
+        due = math.ceil(at / step_s) * step_s
         ticket = next(self._tickets)
         if not self._heap or due < self._heap[0][0]:
             self._earlier.set()
@@ -62,52 +75,91 @@ class Timetable:
 class Alarm:
     """Where one task sleeps, and where others wake it early. At most one sleeper at a time."""
 
-    __slots__ = ("_rung", "_sleeper", "_ticket", "_timetable")
+    __slots__ = ("_at", "_error", "_instead", "_rung", "_sleeper", "_ticket", "_timetable")
 
     def __init__(self, timetable: Timetable) -> None:
         self._timetable = timetable
         self._sleeper: trio.lowlevel.Task | None = None
         self._ticket = 0
+        self._at = math.inf
+        self._error: Exception | None = None
+        self._instead: Callable[[], bool] | None = None
         self._rung = False
 
-    async def sleep(self, seconds: float) -> None:
-        """Return after `seconds` (infinity is allowed), or as soon as `ring` was called, be it before this sleep."""
+    async def sleep(self, seconds: float, *, instead: Callable[[], bool] | None = None) -> None:
+        """Return after `seconds` (infinity is allowed), or as soon as `ring` was called, be it before this sleep.
+
+        When the time has come `instead` is called first. If it returns True, the sleep goes on until `go_on` gives it a
+        new end, or `ring` ends it. What it raises is raised here.
+        """
         if self._rung:
             self._rung = False
             await trio.lowlevel.checkpoint()
             return
         self._sleeper = trio.lowlevel.current_task()
+        self._instead = instead
+        self._enter(seconds)
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if self._error is not None:
+            raise self._error
+
+    def go_on(self, seconds: float) -> None:
+        """Let the sleep under way, for which `instead` has done something, go on for so long."""
+        if self._sleeper is not None and not self._ticket:
+            self._enter(seconds)
+
+    def _enter(self, seconds: float) -> None:
+        self._at = trio.current_time() + seconds
         if seconds < math.inf:
-            self._ticket = self._timetable._enter(trio.current_time() + seconds, self)  # noqa: SLF001
+            self._ticket = self._timetable._enter(self._at, step_of(seconds), self)  # noqa: SLF001
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._sleeper = None
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        self._end_sleep()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def hasten(self, seconds: float) -> None:
+        """Let the sleep under way end no later than in so many seconds; where nobody sleeps nothing happens."""
+        if self._sleeper is not None and trio.current_time() + seconds < self._at:
             self._end_sleep()
-            return trio.lowlevel.Abort.SUCCEEDED
+            self._instead = None
+            self._enter(seconds)
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    @property
+    def due_at(self) -> float:
+        """When the sleep under way was to end, on Trio's clock."""
+        return self._at
 
     def is_waiting_for(self, ticket: int) -> bool:
         """Whether an entry of the timetable is the one that this alarm sleeps on."""
         return ticket == self._ticket and self._sleeper is not None
 
-    def ring(self) -> None:
-        """Wake the sleeper now; if nobody sleeps, the next sleep returns at once."""
+    def ring(self, error: Exception | None = None) -> None:
+        """Wake the sleeper now, with an error if there is one; if nobody sleeps, the next sleep returns at once."""
         if self._sleeper is None:
             self._rung = True
         else:
-            self._wake()
+            self._wake(error)
 
     def _due(self, ticket: int) -> None:
         # An entry whose sleep was cancelled or rung early stays in the heap; its ticket no longer fits.
-        if self.is_waiting_for(ticket):
-            self._ticket = 0
-            self._wake()
+        if not self.is_waiting_for(ticket):
+            return
+        self._ticket = 0
+        if self._instead is not None:
+            try:
+                if self._instead():
+                    return
+            except Exception as exc:  # noqa: BLE001 - it is the sleeper's, and must not end the timetable
+                self.ring(exc)
+                return
+        self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, error: Exception | None = None) -> None:
         sleeper, self._sleeper = self._sleeper, None
         self._end_sleep()
         assert sleeper is not None, "only called with a sleeper"  # noqa: S101 - a defect of this file
+        self._error = error
         trio.lowlevel.reschedule(sleeper)
 
     def _end_sleep(self) -> None:

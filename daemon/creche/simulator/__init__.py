@@ -7,6 +7,7 @@ timer of its own (`job`). `server` carries the rules to sockets.
 
     POST /v1/jobs               make a job; `Idempotency-Key` makes it safe to repeat
     GET  /v1/jobs/{id}          its state; on success with the output, unless the script separates the two
+    POST /v1/jobs/batch         the states of many, by their ids, and which were missed
     GET  /v1/jobs/{id}/result   its output
     POST /v1/jobs/{id}/cancel   200, or 409 after its end
     GET, PUT /v1/world          how the provider behaves

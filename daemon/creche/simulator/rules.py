@@ -20,8 +20,10 @@ from creche.simulator.world import World, read_world, show_world
 
 KEEP_S = 3600.0
 MAX_JOBS = 1_000_000
+MAX_BATCH = 100
 
 _JOBS = "/v1/jobs"
+_BATCH = "/v1/jobs/batch"
 _COUNTERS = {("GET", ""): "polls", ("GET", "result"): "results", ("POST", "cancel"): "cancels"}
 """The requests about one job, by method and last part of the path, and what they count as."""
 
@@ -62,7 +64,9 @@ class Simulator:
         self._ends: list[tuple[float, str]] = []
         self._attempts: Counter[str | bytes] = Counter()
         self._tags: Counter[str] = Counter()
-        self._counts = dict.fromkeys(("requests", "creates", "created", "duplicates", *_COUNTERS.values()), 0)
+        self._counts = dict.fromkeys(
+            ("requests", "creates", "created", "duplicates", "batches", *_COUNTERS.values()), 0
+        )
         self._tokens = 0.0
         self._tokens_at = 0.0
 
@@ -112,6 +116,8 @@ class Simulator:
         base = f"http://{headers['host']}" if "host" in headers else ""
         if not job_id and method == "POST":
             return self._create(headers, body, base, now)
+        if target == _BATCH and method == "POST":
+            return self._batch(body, base, now)
         counter = _COUNTERS.get((method, action))
         if not job_id or counter is None:
             return _no_such_request(method, target)
@@ -127,6 +133,26 @@ class Simulator:
         if action == "cancel":
             return self._cancel(job, base, now)
         return Reply(200, job.show(base, now), job.script.latency_s, job.script.retry_after_s)
+
+    def _batch(self, body: bytes, base: str, now: float) -> Reply:
+        """Many jobs' states. Missed are unknown jobs, and those whose script spoils the next poll: that meets it."""
+        content = read_json(body)
+        ids = content.get("ids") if isinstance(content, dict) else None
+        if not isinstance(ids, list) or not all(isinstance(job_id, str) for job_id in ids) or len(ids) > MAX_BATCH:
+            raise Invalid(f"ids: expected a list of at most {MAX_BATCH} texts")
+        self._counts["batches"] += 1
+        self._counts["polls"] += len(ids)
+        jobs = [self._jobs[job_id] for job_id in ids if job_id in self._jobs]
+        told = [job for job in jobs if _fault(job, "poll") is None]
+        hints = [job.script.retry_after_s for job in told if job.script.retry_after_s is not None]
+        shown = [msgspec.Raw(job.show(base, now)) for job in told]
+        missed = sorted({*ids} - {job.id for job in told})
+        return Reply(
+            200,
+            msgspec.json.encode({"jobs": shown, "missed": missed}),
+            max((job.script.latency_s for job in told), default=0.0),
+            max(hints, default=None),
+        )
 
     def _create(self, headers: Mapping[str, str], body: bytes, base: str, now: float) -> Reply | Drop:
         self._counts["creates"] += 1
@@ -224,13 +250,18 @@ class Simulator:
 
 def _spoil(job: Job, request: str) -> Reply | Drop | None:
     """The error that the script has for this request about the job, if it has one."""
-    faults = job.script.errors.get(request)
-    if not faults:
+    if not job.script.errors.get(request):
         return None
-    asked = job.asked.get(request, 0)
-    job.asked = {**job.asked, request: asked + 1}
+    fault = _fault(job, request)
+    job.asked = {**job.asked, request: job.asked.get(request, 0) + 1}
+    return None if fault is None else _faulty(fault, job.script)
+
+
+def _fault(job: Job, request: str) -> int | None:
+    """What the script has for the next request of this kind, if that is to fail."""
+    faults, asked = job.script.errors.get(request, ()), job.asked.get(request, 0)
     fault = faults[asked] if asked < len(faults) else 200
-    return _faulty(fault, job.script) if fault == DROP or _is_error(fault) else None
+    return fault if fault == DROP or _is_error(fault) else None
 
 
 def _is_error(status: int) -> bool:

@@ -82,12 +82,14 @@ async def test_what_comes_to_an_idle_connection_is_no_answer(way: Way, late: byt
 
     async def say_late(peer: Peer) -> None:
         if not said.is_set():
-            if late:
-                # Apart from the answer, in TLS as a record of its own.
-                await peer.say(late)
-            if ends or not late:
-                await peer.end_sending()
-            said.set()
+            try:
+                if late:
+                    # Apart from the answer, in TLS as a record of its own.
+                    await peer.say(late)
+                if ends or not late:
+                    await peer.end_sending()
+            finally:
+                said.set()  # it may be closed already, because of what was said
 
     server = Counting(then=say_late)
     async with way.serving(server) as origin, way.transport() as transport:

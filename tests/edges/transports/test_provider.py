@@ -40,7 +40,7 @@ async def test_create_and_poll(way: Way) -> None:
         provider = provider_over(transport, origin)
         reading = await provider.create(TASK)
         assert reading.job == "j1"
-        assert (await provider.poll(Job("j1", {}))).status is not None
+        assert (await provider.poll_of(Job("j1", {}))()).status is not None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ async def test_what_may_have_arrived_is_uncertain(
             await provider.create(TASK)
         assert caught.value.answered is answered
         with pytest.raises(of_a_poll):
-            await provider.poll(Job("j1", {}))
+            await provider.poll_of(Job("j1", {}))()
 
 
 async def test_what_was_not_sent_is_an_outage(secure: Way) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from creche.core.exchange import Call
 from creche.edges.upstream import Upstream
-from creche.edges.upstream_connection import STAGGER_S
+from creche.edges.upstream_dial import STAGGER_S
 from tests.edges.upstream_connections.conftest import Counting, provider
 
 

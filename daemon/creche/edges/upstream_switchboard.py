@@ -1,0 +1,145 @@
+"""Tells connections that they have something to do: one look at the kernel for many of them.
+
+A task that waits for each connection by itself would have to be registered, woken and unregistered for every exchange.
+Here a connection is registered for as long as it is used in one way, of which there are two:
+
+- attended: somebody waits for the answer, so whatever comes is read at once;
+- unattended: what comes is read with the next look, which may wait for a while. To wake the process costs as much as a
+  dozen polls, because its caches are cold, and the looks fall on the moments at which the timetable wakes it anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+
+import trio
+from loguru import logger
+
+from creche.edges.upstream_connection import READ, Connection
+
+EVENTS_AT_ONCE = 100
+"""Connections that are served between two looks at the rest of the world."""
+
+
+class Switchboard:
+    """Watches connections (it is their `Watch`), from `attend` until they are closed.
+
+    The watching is done by two system tasks of Trio's, begun with the first connection, so that nobody has to run
+    anything for an answer to be read.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._watched_by: dict[int, select.epoll] = {}
+        self._asked: set[int] = set()
+        self._at_once: select.epoll | None = None
+        self._at_leisure: select.epoll | None = None
+        self._unattended: set[Connection] = set()
+        self._step_s = 0.0
+        self._look_at = math.inf
+        self._sooner = trio.Event()
+        self._closing = False
+
+    def attend(self, connection: Connection) -> None:
+        """From now on somebody waits for what it brings."""
+        if self._at_once is None:
+            self._at_once, self._at_leisure = select.epoll(), select.epoll()
+            trio.lowlevel.spawn_system_task(self._serve, self._at_once, name="creche: reads what providers answer")
+            trio.lowlevel.spawn_system_task(self._look, self._at_leisure, name="creche: looks for answers to polls")
+        self._watch(connection, self._at_once)
+
+    def leave(self, connection: Connection, step_s: float) -> None:
+        """From now on nobody waits for what it brings, until `settle`: it is read at the next multiple of `step_s`."""
+        assert self._at_leisure is not None, "its first exchange was attended"  # noqa: S101
+        self._watch(connection, self._at_leisure)
+        self._unattended.add(connection)
+        look_at = (trio.current_time() // step_s + 1) * step_s
+        if look_at < self._look_at:
+            self._look_at, self._step_s = look_at, step_s
+            self._sooner.set()
+
+    def settle(self, connection: Connection) -> None:
+        """What nobody waited for is there, or is not wanted any more."""
+        self._unattended.discard(connection)
+
+    def ask_for(self, connection: Connection, events: int) -> None:
+        """Look for these events too, once."""
+        fd = connection.fileno()
+        if fd not in self._asked:
+            self._asked.add(fd)
+            self._watched_by[fd].modify(fd, READ | events)
+
+    def forget(self, connection: Connection) -> None:
+        """It is about to be closed."""
+        fd = connection.fileno()
+        if self._connections.get(fd) is connection:
+            del self._connections[fd]
+            self._watched_by.pop(fd).unregister(fd)
+            self._asked.discard(fd)
+        self._end_if_idle()
+
+    def close(self) -> None:
+        """End once the last connection is closed."""
+        self._closing = True
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self._closing and self._at_once is not None and self._at_leisure is not None and not self._connections:
+            with contextlib.suppress(RuntimeError):  # Trio's run is over
+                trio.lowlevel.notify_closing(self._at_once.fileno())
+                self._sooner.set()
+            self._at_once.close()
+            self._at_leisure.close()
+            self._at_once = self._at_leisure = None
+
+    def _watch(self, connection: Connection, epoll: select.epoll) -> None:
+        fd = connection.fileno()
+        before = self._watched_by.get(fd)
+        if before is epoll:
+            return
+        if before is not None:
+            before.unregister(fd)
+            self._asked.discard(fd)
+        self._connections[fd], self._watched_by[fd] = connection, epoll
+        epoll.register(fd, READ)
+
+    async def _serve(self, epoll: select.epoll) -> None:
+        with contextlib.suppress(trio.ClosedResourceError):
+            while not epoll.closed:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                self._tell_all(epoll)
+
+    async def _look(self, epoll: select.epoll) -> None:
+        while not epoll.closed:
+            self._sooner = trio.Event()
+            with trio.CancelScope(deadline=self._look_at):
+                await self._sooner.wait()
+                continue
+            while self._tell_all(epoll) == EVENTS_AT_ONCE:
+                await trio.lowlevel.checkpoint()
+            self._look_at += self._step_s
+            if not self._unattended:
+                self._look_at = math.inf
+
+    def _tell_all(self, epoll: select.epoll) -> int:
+        """Tell those that have something to do; how many, of which there may be more then."""
+        if epoll.closed:
+            return 0
+        events = epoll.poll(0, EVENTS_AT_ONCE)
+        for fd, _ in events:
+            connection = self._connections.get(fd)
+            if connection is not None:  # else one that was told before it has closed it
+                self._tell(fd, connection)
+        return len(events)
+
+    def _tell(self, fd: int, connection: Connection) -> None:
+        if fd in self._asked:
+            self._asked.discard(fd)
+            self._watched_by[fd].modify(fd, READ)
+        try:
+            connection.on_event()
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with one exchange, the others go on
+            logger.opt(exception=exc).error("a request was ended by a defect of creche")
+            connection.fail(exc)
