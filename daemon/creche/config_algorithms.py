@@ -75,7 +75,7 @@ class AlgorithmsReader:
         base = table.text("base") or (recipe.base if recipe is not None else "")
         deadline_s = table.duration("deadline", deadline_s, at_least_s=1.0)
         timeout_s = table.duration("timeout", 30.0, at_least_s=0.1)
-        route = read_route(table, self._environ, route)
+        route = self._route(table, base, route)
         in_flight = table.integer("in_flight", 0) or None
         creates_per_s, polls_per_s = table.rate("create_rate"), table.rate("poll_rate")
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
@@ -84,7 +84,7 @@ class AlgorithmsReader:
         table.close()
         if recipe is None:
             return None
-        if not _is_http(base):
+        if _scheme(base) not in {"http", "https", "http+unix"}:
             table.wrong("base", f'expected a URL such as "https://api.example.com", got "{base}"')
         if recipe.secret_required and "secret" not in table:
             table.wrong("secret", f'missing; recipe "{recipe.name}" needs it: ${{env:NAME}} or ${{credential:NAME}}')
@@ -105,6 +105,16 @@ class AlgorithmsReader:
             on_timeout=on_timeout,
             on_unknown=on_unknown,
         )
+
+    def _route(self, table: Table, base: str, default: Route) -> Route:
+        if _scheme(base) != "http+unix":
+            return read_route(table, self._environ, default)
+        route = read_route(table, self._environ, Route(proxy=None, http2=False))
+        if route.proxy is not None:
+            table.wrong("proxy", f'no proxy leads to a Unix socket, which is where "{base}" is; leave it out')
+        if route.http2:
+            table.wrong("http2", f'a provider on a Unix socket, as "{base}", is asked in HTTP/1.1; leave it out')
+        return route
 
     def _recipe(self, table: Table) -> Recipe | None:
         """A recipe is read once, however many algorithms use it, so that its mistakes are told once."""
@@ -138,12 +148,13 @@ class AlgorithmsReader:
         return str((self._folder / os.path.expanduser(name)).absolute()) if name.endswith(".toml") else name  # noqa: PTH111
 
 
-def _is_http(url: str) -> bool:
+def _scheme(url: str) -> str:
+    """In lower case; empty for what is no URL of a host."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return False
-    return parts.scheme in {"http", "https", "http+unix"} and bool(parts.netloc)
+        return ""
+    return parts.scheme if parts.netloc else ""
 
 
 def _rhythm(table: Table, recipe: Recipe | None) -> Rhythm:

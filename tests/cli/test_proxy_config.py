@@ -105,3 +105,31 @@ def test_http2_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert mistakes(f"[upstream]\nhttp2 = true\n{ALGORITHM}", tmp_path) == [
         'upstream.http2: needs the package h2, which is not installed: pip install "creche[http2]"'
     ]
+
+
+ON_A_SOCKET = f'{ALGORITHM}base = "http+unix://%2Frun%2Fx.sock"\n'
+
+
+def test_a_provider_on_a_socket_has_neither(tmp_path: Path) -> None:
+    """Whatever [upstream] says is for the others; what is shown is what holds."""
+    config = config_of(f'[upstream]\nproxy = "http://p"\nhttp2 = true\n{ON_A_SOCKET}proxy = ""', tmp_path)
+    assert routes_of(config) == [(None, False)]
+    assert routes_of(config_of(as_toml(tables(config)), tmp_path)) == [(None, False)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "mistake"),
+    [
+        (
+            'proxy = "environment"',
+            'proxy: no proxy leads to a Unix socket, which is where "http+unix://%2Frun%2Fx.sock" is; leave it out',
+        ),
+        (
+            "http2 = true",
+            'http2: a provider on a Unix socket, as "http+unix://%2Frun%2Fx.sock", is asked in HTTP/1.1; leave it out',
+        ),
+    ],
+)
+def test_a_provider_on_a_socket_cannot_ask_for_them(tmp_path: Path, asked: str, mistake: str) -> None:
+    """What the algorithm itself says would be in vain."""
+    assert mistakes(f"{ON_A_SOCKET}{asked}", tmp_path) == [f"algorithms.x.{mistake}"]

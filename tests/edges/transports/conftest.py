@@ -20,6 +20,7 @@ import trustme
 from creche.core.exchange import Answer, Call
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
+from creche.edges.upstream_routes import Sends
 from tests.edges.transports.differences import DIFFERENCES
 from tests.edges.transports.h2_peer import H2Way
 from tests.edges.transports.peers import Peer, relay, serve
@@ -135,7 +136,7 @@ def _server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
     return context
 
 
-async def outcome(transport: Transport, call: Call, *, timeout_s: float = 20.0) -> Outcome:
+async def outcome(transport: Sends, call: Call, *, timeout_s: float = 20.0) -> Outcome:
     """An answer's status and body, or the class of the error."""
     try:
         answer = await transport.send(call, timeout_s=timeout_s)

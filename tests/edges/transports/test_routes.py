@@ -65,6 +65,31 @@ async def test_the_environment_decides_for_each_call(excluded: str, *, by_proxy:
         await made.upstreams.aclose()
 
 
+@pytest.mark.parametrize(("excluded", "straight"), [("*", True), ("", False)])
+async def test_a_prepared_call_has_its_way(excluded: str, *, straight: bool) -> None:
+    """Decided when it is prepared; only the fast transport sends calls for which nobody waits."""
+    async with serve(relay) as proxy, serve(Counting()) as provider:
+        made = Made({"HTTP_PROXY": f"http://127.0.0.1:{proxy}", "NO_PROXY": excluded})
+        call = Call(method="GET", url=f"http://127.0.0.1:{provider}/")
+        prepared = made.upstreams.get(ENVIRONMENT, http2=False).prepare(call, timeout_s=20)
+        assert (await prepared.send()).body == b"1"
+        abandon = prepared.begin(lambda _: None, 1.0)
+        assert (abandon is not None) == straight
+        if abandon is not None:
+            abandon()
+        await made.upstreams.aclose()
+
+
+async def test_nothing_leads_to_a_unix_socket_but_the_fast_transport() -> None:
+    """The environment names no proxy for it; what was asked for outright is refused, not ignored."""
+    made = Made({"HTTP_PROXY": "http://p", "ALL_PROXY": "http://p"})
+    call = Call(method="GET", url="http+unix://%2Fnone.sock/")
+    assert await outcome(made.upstreams.get(ENVIRONMENT, http2=False), call) is httpx2.ConnectError
+    for proxy, http2 in ((None, True), ("http://p", False), (ENVIRONMENT, True)):
+        assert await outcome(made.upstreams.get(proxy, http2=http2), call) is httpx2.UnsupportedProtocol
+    await made.upstreams.aclose()
+
+
 async def test_unused_transports_are_closed_as_their_requests_end() -> None:
     """Those under way and in line are answered; nothing is kept; settings that come back have a new transport."""
     gate = Gate()
