@@ -93,13 +93,14 @@ def outcome_of(reading: Reading, cancel_reason: str | None) -> Outcome:
 class Poller:
     """The polling rules applied to one job."""
 
-    __slots__ = ("_errors", "_rhythm", "_wait_s", "failures", "last_error")
+    __slots__ = ("_errors", "_hint_s", "_rhythm", "_wait_s", "failures", "last_error")
 
     def __init__(self, rhythm: Rhythm) -> None:
         self._rhythm = rhythm
         self.failures = 0
         self.last_error = ""
         self._errors = 0
+        self._hint_s: float | None = None
         self._wait_s = rhythm.every_s
 
     @property
@@ -130,10 +131,15 @@ class Poller:
         if not reading.status.running and not doubtful:
             # An end that is yet to be fetched forgives nothing: else failing fetches would never add up.
             return Fetch(reading) if reading.to_fetch else End(outcome_of(reading, cancel_reason))
+        self._hint_s = reading.ask_again_s
+        return self.same(dice=dice)
+
+    def same(self, *, dice: float) -> Ask:
+        """An answer that says of a running job what the last good one said."""
         self.failures = self._errors = 0
         self.last_error = ""
-        if reading.ask_again_s is not None:
-            return Ask(max(0.05, reading.ask_again_s * (1 + SPREAD * dice)))
+        if self._hint_s is not None:
+            return Ask(max(0.05, self._hint_s * (1 + SPREAD * dice)))
         wait_s = self._wait_s * (1 - SPREAD / 2 + SPREAD * dice)
         self._wait_s = min(self._wait_s * self.rhythm.grow, max(self.rhythm.up_to_s, self.rhythm.every_s))
         return Ask(wait_s)

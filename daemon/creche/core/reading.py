@@ -46,10 +46,10 @@ class JobStatus(StrEnum):
     @property
     def running(self) -> bool:
         """Whether the job goes on."""
-        return self in _RUNNING
+        return self._value_ in _RUNNING  # a member's own hash is a call into Python
 
 
-_RUNNING = frozenset({JobStatus.WAITING, JobStatus.PROCESSING, JobStatus.PAUSED})
+_RUNNING = frozenset({"waiting", "processing", "paused"})
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

@@ -135,11 +135,11 @@ class Upstream:
         now = trio.current_time()
         deadline = now + request.timeout_s
         origin = self._origin(request.place, now)
-        try:
-            origin.slots.acquire_nowait()
-        except trio.WouldBlock:
-            if self._closed:
-                raise httpx2.PoolTimeout(CLOSED) from None
+        if origin.free:
+            origin.free -= 1
+        elif self._closed:
+            raise httpx2.PoolTimeout(CLOSED)
+        else:
             await self._wait_for_slot(origin, deadline, request)
             now = trio.current_time()
         try:
@@ -155,22 +155,23 @@ class Upstream:
             connection = await self._connect(origin, deadline, request)
             return await self._exchange(origin, connection, deadline, request)
         finally:
-            origin.slots.release()
+            origin.give_slot()
 
     def _begin(
         self, request: _Request, done: Callable[[Answer | Exception], None], step_s: float
     ) -> Callable[[], None] | None:
         now = trio.current_time()
         origin = self._origin(request.place, now)
-        if self._closed or request.fresh or not origin.slots.value:
+        if self._closed or request.fresh or not origin.free:
             return None
         connection = origin.take_idle(now - self._idle_s)
         if connection is None:
             return None
-        origin.slots.acquire_nowait()
+        origin.free -= 1
+        connection.idle_since, connection.deadline = now, now + request.timeout_s
         unattended = _Unattended(self._end_unattended, origin, connection, request, done)
         self._switchboard.leave(connection, step_s)
-        self._exchange_nowait(connection, now + request.timeout_s, request, unattended.end)
+        connection.begin(request.data, body_expected=request.body_expected, done=unattended.end)
         return unattended.abandon
 
     async def _exchange(self, origin: Origin, connection: Connection, deadline: float, request: _Request) -> Answer:
@@ -178,7 +179,9 @@ class Upstream:
         ends: list[Answer | Exception] = []
 
         def done(end: Answer | Exception) -> None:
-            self._end(origin, connection)
+            self._patience.let_go(connection)
+            connection.idle_since = trio.current_time()
+            self._keep(origin, connection)
             ends.append(end)
             trio.lowlevel.reschedule(child)
 
@@ -187,38 +190,27 @@ class Upstream:
             connection.close()
             return trio.lowlevel.Abort.SUCCEEDED
 
+        connection.deadline = deadline
+        self._patience.watch(connection)
         self._switchboard.attend(connection)
-        self._exchange_nowait(connection, deadline, request, done)
+        connection.begin(request.data, body_expected=request.body_expected, done=done)
         await trio.lowlevel.wait_task_rescheduled(abandon)
         [end] = ends
         if isinstance(end, Answer):
             return end
         raise _named(end, connection, request)
 
-    def _exchange_nowait(
-        self,
-        connection: Connection,
-        deadline: float,
-        request: _Request,
-        done: Callable[[Answer | Exception], None],
-    ) -> None:
-        connection.deadline = deadline
-        self._patience.watch(connection)
-        connection.begin(request.data, body_expected=request.body_expected, done=done)
+    def _end_unattended(self, origin: Origin, connection: Connection) -> None:
+        self._switchboard.settle(connection)
+        self._keep(origin, connection)
+        origin.give_slot()
 
-    def _end(self, origin: Origin, connection: Connection) -> None:
-        """An exchange is over: keep the connection, or close it."""
-        self._patience.let_go(connection)
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        """An exchange is over: keep the connection, if it is good for another one."""
         if connection.reusable and not self._closed:
-            connection.idle_since = trio.current_time()
             origin.idle.append(connection)
         else:
             connection.close()
-
-    def _end_unattended(self, origin: Origin, connection: Connection) -> None:
-        self._switchboard.settle(connection)
-        self._end(origin, connection)
-        origin.slots.release()
 
     def _origin(self, place: Place, now: float) -> Origin:
         if now >= self._next_sweep:
@@ -247,7 +239,7 @@ class Upstream:
 
     async def _wait_for_slot(self, origin: Origin, deadline: float, request: _Request) -> None:
         with self._unsent_until(deadline) as scope:
-            await origin.slots.acquire()
+            await origin.take_slot()
         if scope.cancelled_caught:
             raise httpx2.PoolTimeout(CLOSED) if self._closed else no_turn(request.timeout_s)
 

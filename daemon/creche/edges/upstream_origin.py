@@ -22,14 +22,31 @@ class OriginStatistics(msgspec.Struct, frozen=True):
 
 
 class Origin:
-    """One scheme, host and port: its slots, its idle connections with the one used last on the right, its addresses."""
+    """One scheme, host and port: its slots, its idle connections with the one used last on the right, its addresses.
+
+    `free` slots may be taken by counting them down; whoever took one calls `give_slot` at the end.
+    """
 
     def __init__(self, place: Place, lookups: trio.CapacityLimiter, *, slots: int) -> None:
         self.place = place
-        self.slots = trio.Semaphore(slots, max_value=slots)
+        self.free = slots
+        self._line = trio.lowlevel.ParkingLot()
         self.idle: deque[Connection] = deque()
         self.addresses = OnASocket(place.host) if place.scheme == UNIX else Addresses(place.host, place.port, lookups)
         self._limit = slots
+
+    async def take_slot(self) -> None:
+        """Wait for a slot, in the order of asking. Cancelled, it leaves the line."""
+        if self.free:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.free -= 1
+        else:
+            await self._line.park()  # who gives a slot hands it over
+
+    def give_slot(self) -> None:
+        """Give back a slot."""
+        if not self._line.unpark():
+            self.free += 1
 
     def take_idle(self, used_since: float) -> Connection | None:
         """The connection used last that is still good; those found bad or too old on the way are closed."""
@@ -48,7 +65,7 @@ class Origin:
 
     def make_room(self) -> None:
         """Close the oldest idle connections, so that with the one to be made each has its own slot."""
-        self.close_idle(keep=self.slots.value)
+        self.close_idle(keep=self.free)
 
     def close_idle(self, *, until: float = math.inf, keep: int = 0) -> None:
         """Close the idle connections that were used last at `until` or before, oldest first, but for `keep`."""
@@ -57,10 +74,10 @@ class Origin:
 
     def is_used(self) -> bool:
         """Whether anything is kept for it."""
-        return bool(self.idle) or self.slots.value < self._limit
+        return bool(self.idle) or self.free < self._limit
 
     def statistics(self) -> OriginStatistics:
         """What is open now."""
         # A slot handed over and the idle connection that its new holder has not taken yet are one.
-        opened = min(self._limit, self._limit - self.slots.value + len(self.idle))
-        return OriginStatistics(opened, len(self.idle), self.slots.statistics().tasks_waiting)
+        opened = min(self._limit, self._limit - self.free + len(self.idle))
+        return OriginStatistics(opened, len(self.idle), len(self._line))

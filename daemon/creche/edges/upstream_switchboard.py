@@ -17,7 +17,9 @@ import select
 import trio
 from loguru import logger
 
-from creche.edges.upstream_connection import READ, Connection
+from creche.edges.upstream_connection import READ, Connection, Expired
+
+CHECK_EVERY_S = 1.0
 
 EVENTS_AT_ONCE = 100
 """Connections that are served between two looks at the rest of the world."""
@@ -51,13 +53,15 @@ class Switchboard:
         self._watch(connection, self._at_once)
 
     def leave(self, connection: Connection, step_s: float) -> None:
-        """From now on nobody waits for what it brings, until `settle`: it is read at the next multiple of `step_s`."""
+        """From now on nobody waits for what it brings, until `settle`: it is read at the next multiple of `step_s`.
+
+        When its `deadline` has passed, it ends with `Expired` within a second.
+        """
         assert self._at_leisure is not None, "its first exchange was attended"  # noqa: S101
         self._watch(connection, self._at_leisure)
         self._unattended.add(connection)
-        look_at = (trio.current_time() // step_s + 1) * step_s
-        if look_at < self._look_at:
-            self._look_at, self._step_s = look_at, step_s
+        if self._look_at == math.inf or step_s < self._step_s:
+            self._look_at, self._step_s = (trio.current_time() // step_s + 1) * step_s, step_s
             self._sooner.set()
 
     def settle(self, connection: Connection) -> None:
@@ -112,6 +116,7 @@ class Switchboard:
                 self._tell_all(epoll)
 
     async def _look(self, epoll: select.epoll) -> None:
+        check_at = 0.0
         while not epoll.closed:
             self._sooner = trio.Event()
             with trio.CancelScope(deadline=self._look_at):
@@ -119,9 +124,12 @@ class Switchboard:
                 continue
             while self._tell_all(epoll) == EVENTS_AT_ONCE:
                 await trio.lowlevel.checkpoint()
-            self._look_at += self._step_s
-            if not self._unattended:
-                self._look_at = math.inf
+            now = trio.current_time()
+            if now >= check_at:
+                check_at = now + CHECK_EVERY_S
+                for late in [one for one in self._unattended if one.deadline <= now]:
+                    late.fail(Expired())
+            self._look_at = (now // self._step_s + 1) * self._step_s if self._unattended else math.inf
 
     def _tell_all(self, epoll: select.epoll) -> int:
         """Tell those that have something to do; how many, of which there may be more then."""
@@ -130,16 +138,14 @@ class Switchboard:
         events = epoll.poll(0, EVENTS_AT_ONCE)
         for fd, _ in events:
             connection = self._connections.get(fd)
-            if connection is not None:  # else one that was told before it has closed it
-                self._tell(fd, connection)
+            if connection is None:
+                continue  # one that was told before it has closed it
+            if fd in self._asked:
+                self._asked.discard(fd)
+                epoll.modify(fd, READ)
+            try:
+                connection.on_event()
+            except Exception as exc:  # noqa: BLE001 - whatever is wrong with one exchange, the others go on
+                logger.opt(exception=exc).error("a request was ended by a defect of creche")
+                connection.fail(exc)
         return len(events)
-
-    def _tell(self, fd: int, connection: Connection) -> None:
-        if fd in self._asked:
-            self._asked.discard(fd)
-            self._watched_by[fd].modify(fd, READ)
-        try:
-            connection.on_event()
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with one exchange, the others go on
-            logger.opt(exception=exc).error("a request was ended by a defect of creche")
-            connection.fail(exc)

@@ -19,7 +19,7 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import RUNNING, Ask, Decision, End, Fetch, Poller, outcome_of
+from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
 from creche.engine.batches import GATHER_PART, Batches
@@ -71,6 +71,7 @@ class _PollingChild:
         "_poll",
         "_poller",
         "_seen",
+        "_step_s",
         "_tools",
         "outcome",
     )
@@ -83,6 +84,7 @@ class _PollingChild:
         self._job: Job | None = None
         self._poll: Poll | None = None
         self._seen: Reading | None = None
+        self._step_s = 0.0
         self._cancel_agreed = False
         self._cancel_refused = False
         self.outcome: Outcome | None = None
@@ -123,15 +125,16 @@ class _PollingChild:
         self._tools.lateness.observe(max(0.0, trio.current_time() - live.alarm.due_at))
         if (
             live.task.cancel_reason is not None
-            or live.algorithm is not self._algorithm
-            or live.task.job is not self._job
+            or gate.breaker.is_open
+            or gate.polls.limited
+            or gate.batches is not None
         ):
             return False
-        if gate.polls.limited or gate.breaker.is_open or gate.batches is not None:
+        if live.algorithm is not self._algorithm or live.task.job is not self._job:
             return False
         if self._poll is None or self._seen is None or not self._seen.status.running:
             return False
-        return self._poll.repeat(self._on_repeated, step_s=step_of(live.algorithm.rhythm.every_s))
+        return self._poll.repeat(self._on_repeated, step_s=self._step_s)
 
     def _on_repeated(self, news: bool) -> None:  # noqa: FBT001 - the form of a callback
         """The answer to a `_repeat` is there. The child is woken for news."""
@@ -140,15 +143,10 @@ class _PollingChild:
             if news:
                 live.alarm.ring()
             else:
-                live.alarm.go_on(self._heard_the_same().seconds)
+                self._note_good()
+                live.alarm.go_on(self._poller.same(dice=self._tools.dice()).seconds)
         except Exception as exc:  # noqa: BLE001 - raised in the child, whose error boundary it belongs to
             live.alarm.ring(exc)
-
-    def _heard_the_same(self) -> Ask:
-        assert self._seen is not None, "repeating begins after a first answer"  # noqa: S101
-        decision = self._hear(self._seen, self._tools.dice())
-        assert isinstance(decision, Ask), "only running jobs are asked about again"  # noqa: S101
-        return decision
 
     # -- while it is awake -----------------------------------------------------------------------------------
 
@@ -190,8 +188,17 @@ class _PollingChild:
             reading = together if together is not None else await poll()
         except ProviderError as exc:
             return self._bad(exc)
-        # Jobs that were asked for together stay together: that makes the next request for many worth it.
-        decision = self._hear(reading, tools.dice() if together is None else 0.5)
+        self._note_good()
+        if reading is not self._seen:
+            self._observe(reading)
+            self._seen = reading
+        decision = self._poller.good(
+            reading,
+            # Jobs that were asked for together stay together: that makes the next request for many worth it.
+            dice=tools.dice() if together is None else 0.5,
+            cancel_reason=live.task.cancel_reason,
+            cancel_refused=self._cancel_refused,
+        )
         match decision:
             case Ask() | End():
                 return decision
@@ -200,18 +207,12 @@ class _PollingChild:
             case _:
                 assert_never(decision)
 
-    def _hear(self, reading: Reading, dice: float) -> Decision:
-        """A good answer came."""
+    def _note_good(self) -> None:
+        """The provider gave a good answer."""
         live = self._live
         self._tools.count("polls", live.algorithm.name, "good")
         live.gate.answered()
         live.recover()
-        if reading is not self._seen:
-            self._observe(reading)
-            self._seen = reading
-        return self._poller.good(
-            reading, dice=dice, cancel_reason=live.task.cancel_reason, cancel_refused=self._cancel_refused
-        )
 
     async def _ask_with_others(self, batches: Batches) -> Reading | None:
         """What a request for many jobs says about this one. None: ask for it alone, which may be done now."""
@@ -228,6 +229,7 @@ class _PollingChild:
         assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
         self._algorithm, self._job, self._seen = live.algorithm, live.task.job, None
         self._poller.rhythm = live.algorithm.rhythm
+        self._step_s = step_of(live.algorithm.rhythm.every_s)
         self._abandon()
         self._poll = live.algorithm.provider.poll_of(live.task.job)
         return self._poll

@@ -6,7 +6,6 @@ Measured (bench/, 6,000 children at 3 s): a `trio.sleep` per poll costs about as
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections.abc import Callable
 
@@ -17,6 +16,9 @@ TICK_S = 0.04
 caches are cold (bench/). Nobody is late by more than a step."""
 
 MIN_STEP_S = 0.001
+
+RUNG_AT_ONCE = 200
+"""Alarms that are rung between two looks at the rest of the world."""
 
 STEPS = 60
 """A sleep has at least so many steps: the grid of a short one is finer, by halves."""
@@ -31,12 +33,16 @@ def step_of(seconds: float) -> float:
 
 
 class Timetable:
-    """Rings alarms when they are due. One task runs `run`; any number of tasks sleep on alarms."""
+    """Rings alarms when they are due. One task runs `run`; any number of tasks sleep on alarms.
+
+    All alarms of one moment are in one list: thousands of sleepers have a few dozen moments between them.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._moments: dict[float, list[Alarm]] = {}
+        self._order: list[float] = []
+        self._entries = 0
         self._stale = 0
-        self._tickets = itertools.count(1)
         self._earlier = trio.Event()
 
     def alarm(self) -> Alarm:
@@ -48,39 +54,54 @@ class Timetable:
         task_status.started()
         while True:
             self._earlier = trio.Event()
-            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
+            with trio.CancelScope(deadline=self._order[0] if self._order else math.inf):
                 await self._earlier.wait()
             now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now:
-                _, ticket, alarm = heapq.heappop(self._heap)
-                alarm._due(ticket)  # noqa: SLF001 - the two classes are one mechanism
+            while self._order and self._order[0] <= now:
+                await self._ring_all(heapq.heappop(self._order))
+
+    async def _ring_all(self, moment: float) -> None:
+        alarms = self._moments.pop(moment, [])
+        self._entries -= len(alarms)
+        for number, alarm in enumerate(alarms, 1):
+            if alarm._moment == moment:  # noqa: SLF001 - the two classes are one mechanism
+                alarm._due()  # noqa: SLF001
+            else:
+                self._stale -= 1
+            if number % RUNG_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     def _forget(self) -> None:
         """A sleep ended early; its entry stays until it is due, or until such entries are more than the others."""
         self._stale += 1
-        if self._stale > max(1000, len(self._heap) // 2):
-            self._heap = [entry for entry in self._heap if entry[2].is_waiting_for(entry[1])]
-            heapq.heapify(self._heap)
+        if self._stale > max(1000, self._entries // 2):
+            for moment, alarms in self._moments.items():
+                alarms[:] = [alarm for alarm in dict.fromkeys(alarms) if alarm._moment == moment]  # noqa: SLF001
+            self._entries = sum(map(len, self._moments.values()))
             self._stale = 0
 
-    def _enter(self, at: float, step_s: float, alarm: Alarm) -> int:
-        due = math.ceil(at / step_s) * step_s
-        ticket = next(self._tickets)
-        if not self._heap or due < self._heap[0][0]:
-            self._earlier.set()
-        heapq.heappush(self._heap, (due, ticket, alarm))
-        return ticket
+    def _enter(self, at: float, step_s: float, alarm: Alarm) -> float:
+        moment = math.ceil(at / step_s) * step_s
+        alarms = self._moments.get(moment)
+        if alarms is None:
+            alarms = self._moments[moment] = []
+            heapq.heappush(self._order, moment)
+            if self._order[0] == moment:
+                self._earlier.set()
+        alarms.append(alarm)
+        self._entries += 1
+        return moment
 
 
 class Alarm:
     """Where one task sleeps, and where others wake it early. At most one sleeper at a time."""
 
-    __slots__ = ("_at", "_error", "_instead", "_rung", "_sleeper", "_ticket", "_timetable")
+    __slots__ = ("_at", "_error", "_instead", "_moment", "_rung", "_sleeper", "_timetable")
 
     def __init__(self, timetable: Timetable) -> None:
         self._timetable = timetable
         self._sleeper: trio.lowlevel.Task | None = None
-        self._ticket = 0
+        self._moment: float | None = None
         self._at = math.inf
         self._error: Exception | None = None
         self._instead: Callable[[], bool] | None = None
@@ -105,13 +126,13 @@ class Alarm:
 
     def go_on(self, seconds: float) -> None:
         """Let the sleep under way, for which `instead` has done something, go on for so long."""
-        if self._sleeper is not None and not self._ticket:
+        if self._sleeper is not None and self._moment is None:
             self._enter(seconds)
 
     def _enter(self, seconds: float) -> None:
         self._at = trio.current_time() + seconds
         if seconds < math.inf:
-            self._ticket = self._timetable._enter(self._at, step_of(seconds), self)  # noqa: SLF001
+            self._moment = self._timetable._enter(self._at, step_of(seconds), self)  # noqa: SLF001
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
@@ -130,10 +151,6 @@ class Alarm:
         """When the sleep under way was to end, on Trio's clock."""
         return self._at
 
-    def is_waiting_for(self, ticket: int) -> bool:
-        """Whether an entry of the timetable is the one that this alarm sleeps on."""
-        return ticket == self._ticket and self._sleeper is not None
-
     def ring(self, error: Exception | None = None) -> None:
         """Wake the sleeper now, with an error if there is one; if nobody sleeps, the next sleep returns at once."""
         if self._sleeper is None:
@@ -141,11 +158,8 @@ class Alarm:
         else:
             self._wake(error)
 
-    def _due(self, ticket: int) -> None:
-        # An entry whose sleep was cancelled or rung early stays in the heap; its ticket no longer fits.
-        if not self.is_waiting_for(ticket):
-            return
-        self._ticket = 0
+    def _due(self) -> None:
+        self._moment = None
         if self._instead is not None:
             try:
                 if self._instead():
@@ -163,6 +177,6 @@ class Alarm:
         trio.lowlevel.reschedule(sleeper)
 
     def _end_sleep(self) -> None:
-        if self._ticket:
-            self._ticket = 0
+        if self._moment is not None:
+            self._moment = None
             self._timetable._forget()  # noqa: SLF001
