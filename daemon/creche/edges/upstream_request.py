@@ -27,6 +27,7 @@ _OURS = frozenset(
     {"host", "content-length", "connection", "transfer-encoding", "keep-alive", "upgrade", "te", "trailer"}
 )
 _WITHOUT_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_UNSUPPORTED = "the URL begins with none of http://, https:// and http+unix://"
 _SOCKET_PATH_BYTES = 107  # what the kernel takes, without the NUL
 
 
@@ -46,24 +47,31 @@ class Place(NamedTuple):
 def locate(url: str) -> tuple[Place, str]:
     """Where a URL leads, and the target of the request there. Raises `httpx2.UnsupportedProtocol`, `InvalidURL`."""
     absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
-    scheme = absolute["scheme"].lower() if absolute is not None else ""
-    if absolute is not None and scheme == UNIX:
-        return _on_a_socket(absolute["authority"]), _target(absolute["target"])
-    if absolute is None or scheme not in _PORTS:
-        raise httpx2.UnsupportedProtocol("the URL begins with none of http://, https:// and http+unix://")
-    authority = _AUTHORITY.fullmatch(absolute["authority"].lower())
-    port = int((authority and authority["port"]) or _PORTS[scheme])
-    if authority is None or not 0 < port < 1 << 16:
+    if absolute is None:
+        raise httpx2.UnsupportedProtocol(_UNSUPPORTED)
+    return _place(absolute["scheme"].lower(), absolute["authority"]), _target(absolute["target"])
+
+
+@functools.lru_cache(maxsize=256)
+def _place(scheme: str, authority: str) -> Place:
+    """Thousands of jobs are at a few places, and share what is known of them."""
+    if scheme == UNIX:
+        return _on_a_socket(authority)
+    if scheme not in _PORTS:
+        raise httpx2.UnsupportedProtocol(_UNSUPPORTED)
+    found = _AUTHORITY.fullmatch(authority.lower())
+    port = int((found and found["port"]) or _PORTS[scheme])
+    if found is None or not 0 < port < 1 << 16:
         raise httpx2.InvalidURL("the URL's host and port cannot be understood")
-    host = shown = authority["ipv6"] or authority["name"]
-    if authority["ipv6"] is not None:
+    host = shown = found["ipv6"] or found["name"]
+    if found["ipv6"] is not None:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
             raise httpx2.InvalidURL("the URL's host is not an IPv6 address") from None
         shown = f"[{host}]"
     host_field = shown if port == _PORTS[scheme] else f"{shown}:{port}"
-    return Place(scheme, host, port, f"{scheme}://{shown}:{port}", host_field), _target(absolute["target"])
+    return Place(scheme, host, port, f"{scheme}://{shown}:{port}", host_field)
 
 
 def _on_a_socket(authority: str) -> Place:

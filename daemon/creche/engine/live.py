@@ -93,7 +93,8 @@ class LiveTask:
         "failures",
         "gate",
         "last_error",
-        "minding",
+        "leaving",
+        "patience",
         "queued",
         "task",
     )
@@ -106,7 +107,8 @@ class LiveTask:
         self.alarm: Alarm = tools.timetable.alarm()
         self.at_rest = False
         self._rested: trio.Event | None = None
-        self.minding = trio.CancelScope()
+        self.patience: trio.CancelScope | None = None
+        self.leaving = False
         self.queued = False  # for a slot, without a child
         self.creating: trio.CancelScope | None = None
         self.condition: str | None = None
@@ -115,6 +117,12 @@ class LiveTask:
         self.answered = False
         self._trouble: str | None = None
         self._tools = tools
+
+    def let_go(self) -> None:
+        """The daemon stops: what the children do ends here, and the job goes on without them."""
+        self.leaving = True
+        if self.patience is not None:
+            self.patience.cancel()
 
     def come_to_rest(self) -> None:
         """No child works on the task any more; whoever waits for that hears of it."""

@@ -84,7 +84,7 @@ class Supervisor:
                 await trio.lowlevel.checkpoint()
             if live.creating is not None:
                 live.creating.deadline = creates_until
-            live.minding.cancel()
+            live.let_go()
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
@@ -309,7 +309,7 @@ class Supervisor:
 
     def _give_child(self, live: LiveTask) -> None:
         assert self._nursery is not None, "run comes first"  # noqa: S101
-        self._nursery.start_soon(self._mind, live, name=f"task {live.task.id}")
+        self._nursery.start_soon(self._mind, live, name=live.task.id)
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
@@ -327,10 +327,6 @@ class Supervisor:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     async def _mind(self, live: LiveTask) -> None:
-        with live.minding:
-            await self._mind_to_its_end(live)
-
-    async def _mind_to_its_end(self, live: LiveTask) -> None:
         """The error boundary of one task: whatever happens in it, it stays in it."""
         crashes = 0
         while True:
@@ -351,10 +347,10 @@ class Supervisor:
                 break
             live.last_error = "a defect of creche; see its log"
             await trio.sleep(2.0**crashes)
-        if outcome is None:
-            self._rest(live)
-        else:
+        if outcome is not None:
             await self._settle(live, outcome)
+        elif not live.leaving:
+            self._rest(live)
 
     async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
         """Write the outcome before anyone hears it; the journal goes on with it even if the daemon stops now."""

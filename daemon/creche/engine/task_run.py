@@ -34,7 +34,7 @@ LAST_POLL_S = 10.0
 
 
 async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
-    """Mind one task to its end. None: it is `unknown` now, and a person must resolve it."""
+    """Mind one task to its end. None: it is `unknown` now, and a person must resolve it; or the daemon stops."""
     if live.delay_s > 0:
         await live.alarm.sleep(live.delay_s)
     if live.task.job is None:
@@ -46,11 +46,13 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
     # Never more than it had: a clock that was set back must not lengthen it.
     left_s = min(live.task.deadline_at - tools.wall(), live.task.deadline_s)
     if left_s > 0:
-        with trio.move_on_after(left_s):
+        with trio.move_on_after(left_s) as live.patience:
             async with trio.open_nursery() as children:
                 # The names are given because Trio would make a new text of each.
                 children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name, name="heartbeat")
                 children.start_soon(child.poll_until_end, children.cancel_scope, name="polling")
+    if live.leaving:
+        return child.outcome
     if child.outcome is None:
         await child.poll_a_last_time()
     return child.outcome or TimedOut(after_s=live.task.deadline_s)
