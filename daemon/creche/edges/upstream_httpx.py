@@ -37,7 +37,6 @@ from creche.edges.upstream_words import (
 )
 
 _VERSIONS = {b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"}
-_ADDRESSES_KEPT = 256
 _PROXY_AUTHENTICATION = 407
 _SWITCHING_PROTOCOLS = 101
 
@@ -74,8 +73,8 @@ class HttpxUpstream:
         self._context: ssl.SSLContext | None = None
         self._proxy_context: ssl.SSLContext | None = None
         self._origins: dict[str, Origin] = {}
-        self._addresses: dict[tuple[str, int], Addresses] = {}
         self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._proxy_addresses = Addresses(self._proxy.host, self._proxy.port, self._lookups) if self._proxy else None
         self._unsent: set[trio.CancelScope] = set()
         self._next_sweep = 0.0
         self._closed = False
@@ -155,8 +154,7 @@ class HttpxUpstream:
             if sending.unsent.cancelled_caught:
                 if self._closed:
                     raise httpx2.ConnectError(CLOSED)
-                if sending.lane is not None:
-                    sending.lane.wire.forget_addresses()
+                origin.addresses.forget()
                 raise no_connection(self._connect_timeout_s)
 
     async def _take_slot(self, origin: Origin) -> None:
@@ -193,7 +191,7 @@ class HttpxUpstream:
         sending.kept = False
         origin.make_room()
         wire = Wire(
-            self._addresses_of,
+            origin.addresses,
             max_header_bytes=self._max_header_bytes,
             proxied=self._proxy is not None,
             proxy_tls=self._proxy is not None and self._proxy.tls,
@@ -219,14 +217,6 @@ class HttpxUpstream:
             http2=self._http2,
             network_backend=wire,
         )
-
-    def _addresses_of(self, host: str, port: int) -> Addresses:
-        found = self._addresses.get((host, port))
-        if found is None:
-            if len(self._addresses) >= _ADDRESSES_KEPT:
-                self._addresses.clear()
-            found = self._addresses[host, port] = Addresses(host, port, self._lookups)
-        return found
 
     async def _exchange(self, sending: _Sending, lane: Lane, origin: Origin) -> Answer:
         """One request and its answer, the body as it comes."""
@@ -310,7 +300,8 @@ class HttpxUpstream:
             self._sweep(now)
         origin = self._origins.get(place.name)
         if origin is None:
-            origin = self._origins[place.name] = Origin(place, slots=self._connections_per_origin)
+            addresses = self._proxy_addresses or Addresses(place.host, place.port, self._lookups)
+            origin = self._origins[place.name] = Origin(place, addresses, slots=self._connections_per_origin)
         return origin
 
     def _sweep(self, now: float) -> None:

@@ -28,7 +28,9 @@ class ProxyServer:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.tls = parts.scheme == "https"
-        self.url = httpcore2.URL(scheme=parts.scheme, host=_host(parts.hostname or ""), port=parts.port, target="/")
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if self.tls else 80)
+        self.url = httpcore2.URL(scheme=parts.scheme, host=_host(self.host), port=self.port, target="/")
         self.auth: tuple[bytes, bytes] | None = None
         if parts.username is not None or parts.password is not None:
             self.auth = (unquote(parts.username or "").encode(), unquote(parts.password or "").encode())

@@ -7,6 +7,7 @@ import math
 import httpcore2
 import trio
 
+from creche.edges.upstream_addresses import Addresses
 from creche.edges.upstream_httpx_wire import Wire
 from creche.edges.upstream_origin import OriginStatistics
 from creche.edges.upstream_request import Place
@@ -41,10 +42,14 @@ class Lane:
 
 
 class Origin:
-    """One scheme, host and port: its slots, its connections with the one used last on the right."""
+    """One scheme, host and port: its slots, its connections with the one used last on the right.
 
-    def __init__(self, place: Place, *, slots: int) -> None:
+    `addresses` are its own, or its proxy's.
+    """
+
+    def __init__(self, place: Place, addresses: Addresses, *, slots: int) -> None:
         self.place = place
+        self.addresses = addresses
         self.slots = trio.Semaphore(slots, max_value=slots)
         self.lanes: list[Lane] = []
         self.first: trio.Event | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httpcore2
@@ -57,11 +57,8 @@ class Wire(httpcore2.AsyncNetworkBackend):
     `proxied` tells whether it leads to a proxy, `proxy_tls` whether that is reached by TLS.
     """
 
-    def __init__(
-        self, addresses: Callable[[str, int], Addresses], *, max_header_bytes: int, proxied: bool, proxy_tls: bool
-    ) -> None:
-        self._find_addresses = addresses
-        self._addresses: Addresses | None = None
+    def __init__(self, addresses: Addresses, *, max_header_bytes: int, proxied: bool, proxy_tls: bool) -> None:
+        self._addresses = addresses
         self._max_header_bytes = max_header_bytes
         self._proxied = proxied
         self._proxy_tls = proxy_tls
@@ -80,24 +77,18 @@ class Wire(httpcore2.AsyncNetworkBackend):
 
     async def connect_tcp(
         self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109, ARG002 - httpcore2's; we have scopes
+        host: str,  # noqa: ARG002 - httpcore2's; we have addresses
+        port: int,  # noqa: ARG002 - likewise
+        timeout: float | None = None,  # noqa: ASYNC109, ARG002 - likewise; we have scopes
         local_address: str | None = None,  # noqa: ARG002 - likewise
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002 - likewise
     ) -> httpcore2.AsyncNetworkStream:
-        self._addresses = self._find_addresses(host.strip("[]"), port)
         try:
             self._tap = _Tap(await dial(await self._addresses.get()))
         except (OSError, ValueError) as exc:
-            self.forget_addresses()
+            self._addresses.forget()
             raise self.unreachable(exc, None) from exc
         return self.layer(self._tap)
-
-    def forget_addresses(self) -> None:
-        """Look them up again the next time: where these led to, nobody answers."""
-        if self._addresses is not None:
-            self._addresses.forget()
 
     def unreachable(self, error: Exception, stream: trio.abc.Stream | None) -> httpx2.ConnectError:
         """The error of a connection that does not come to be, or of TLS that does not on a stream."""
