@@ -28,7 +28,14 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     config = load(None, {})
     nothing: Any = None
     view = View(
-        config, supervisor=nothing, tools=nothing, feed=nothing, stream=nothing, upstream=nothing, lag=nothing, node="n"
+        config,
+        supervisor=nothing,
+        tools=nothing,
+        feed=nothing,
+        stream=nothing,
+        upstreams=nothing,
+        lag=nothing,
+        node="n",
     )
 
     def fail(*_: object) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import tomli
 
 from creche.config_algorithms import AlgorithmSection, AlgorithmsReader
-from creche.config_values import Secret, default_folder, has_plain_password, read_secret
+from creche.config_values import Route, Secret, default_folder, has_plain_password, read_route, read_secret
 from creche.core.document import Table
 from creche.errors import ConfigError
 
@@ -77,11 +77,12 @@ class HeartbeatsSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamSection(msgspec.Struct, frozen=True, kw_only=True):
-    """How providers are asked."""
+    """How providers are asked. `route` holds where an algorithm does not say otherwise."""
 
     connections: int
     max_answer_bytes: int
     ca_file: Path | None
+    route: Route
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +141,7 @@ class _Reader:
         root = self._root
         tasks = root.table("tasks")
         deadline_s = tasks.duration("deadline", 3600.0, at_least_s=1.0)
+        upstream = self._upstream(root.table("upstream"))
         config = Config(
             source=self._source,
             socket=self._socket(root.table("socket")),
@@ -147,12 +149,12 @@ class _Reader:
             http=self._http(root.table("http")),
             store=self._store(root.table("store")),
             heartbeats=self._heartbeats(root.table("heartbeats")),
-            upstream=self._upstream(root.table("upstream")),
+            upstream=upstream,
             log=self._log(root.table("log")),
             max_tasks=tasks.integer("max", 100_000, at_least=1),
             deadline_s=deadline_s,
             algorithms=AlgorithmsReader(self._mistakes, self._folder, self._environ).read(
-                root.table("algorithms"), deadline_s
+                root.table("algorithms"), deadline_s, upstream.route
             ),
         )
         tasks.close()
@@ -228,6 +230,7 @@ class _Reader:
             connections=table.integer("connections", 256, at_least=1),
             max_answer_bytes=table.size("max_answer", 16 << 20, at_least=1024),
             ca_file=self._path(table.text("ca_file")),
+            route=read_route(table, self._environ, Route(proxy=None, http2=False)),
         )
         table.close()
         return section

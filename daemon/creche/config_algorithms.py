@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli
 
-from creche.config_values import Secret, read_secret
+from creche.config_values import Route, Secret, read_route, read_secret
 from creche.core.document import Table, scalar, suggestion
 from creche.core.polling import Rhythm
 from creche.core.recipe import Recipe, load_recipe
@@ -35,6 +35,7 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True):
     rhythm: Rhythm
     deadline_s: float
     timeout_s: float
+    route: Route
     in_flight: int | None
     creates_per_s: float | None
     polls_per_s: float | None
@@ -57,15 +58,16 @@ class AlgorithmsReader:
         self._environ = environ
         self._recipes: dict[str, Recipe | None] = {}
 
-    def read(self, table: Table, deadline_s: float) -> dict[str, AlgorithmSection]:
+    def read(self, table: Table, deadline_s: float, route: Route) -> dict[str, AlgorithmSection]:
+        """All of them; `deadline_s` and `route` hold for those that do not say otherwise."""
         found = {}
         for name in table.keys():  # noqa: SIM118 - not a dict
-            section = self._algorithm(name, table.table(name), deadline_s)
+            section = self._algorithm(name, table.table(name), deadline_s, route)
             if section is not None:
                 found[name] = section
         return found
 
-    def _algorithm(self, name: str, table: Table, deadline_s: float) -> AlgorithmSection | None:
+    def _algorithm(self, name: str, table: Table, deadline_s: float, route: Route) -> AlgorithmSection | None:
         table.required("recipe", f"one of {', '.join(shipped_recipes())}, or a path to a TOML file")
         recipe = self._recipe(table) if "recipe" in table else None
         params = table.table("params")
@@ -73,6 +75,7 @@ class AlgorithmsReader:
         base = table.text("base") or (recipe.base if recipe is not None else "")
         deadline_s = table.duration("deadline", deadline_s, at_least_s=1.0)
         timeout_s = table.duration("timeout", 30.0, at_least_s=0.1)
+        route = self._route(table, base, route)
         in_flight = table.integer("in_flight", 0) or None
         creates_per_s, polls_per_s = table.rate("create_rate"), table.rate("poll_rate")
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
@@ -81,7 +84,7 @@ class AlgorithmsReader:
         table.close()
         if recipe is None:
             return None
-        if not _is_http(base):
+        if _scheme(base) not in {"http", "https", "http+unix"}:
             table.wrong("base", f'expected a URL such as "https://api.example.com", got "{base}"')
         if recipe.secret_required and "secret" not in table:
             table.wrong("secret", f'missing; recipe "{recipe.name}" needs it: ${{env:NAME}} or ${{credential:NAME}}')
@@ -95,12 +98,23 @@ class AlgorithmsReader:
             rhythm=rhythm,
             deadline_s=deadline_s,
             timeout_s=timeout_s,
+            route=route,
             in_flight=in_flight,
             creates_per_s=creates_per_s,
             polls_per_s=polls_per_s,
             on_timeout=on_timeout,
             on_unknown=on_unknown,
         )
+
+    def _route(self, table: Table, base: str, default: Route) -> Route:
+        if _scheme(base) != "http+unix":
+            return read_route(table, self._environ, default)
+        route = read_route(table, self._environ, Route(proxy=None, http2=False))
+        if route.proxy is not None:
+            table.wrong("proxy", f'no proxy leads to a Unix socket, which is where "{base}" is; leave it out')
+        if route.http2:
+            table.wrong("http2", f'a provider on a Unix socket, as "{base}", is asked in HTTP/1.1; leave it out')
+        return route
 
     def _recipe(self, table: Table) -> Recipe | None:
         """A recipe is read once, however many algorithms use it, so that its mistakes are told once."""
@@ -134,12 +148,13 @@ class AlgorithmsReader:
         return str((self._folder / os.path.expanduser(name)).absolute()) if name.endswith(".toml") else name  # noqa: PTH111
 
 
-def _is_http(url: str) -> bool:
+def _scheme(url: str) -> str:
+    """In lower case; empty for what is no URL of a host."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return False
-    return parts.scheme in {"http", "https", "http+unix"} and bool(parts.netloc)
+        return ""
+    return parts.scheme if parts.netloc else ""
 
 
 def _rhythm(table: Table, recipe: Recipe | None) -> Rhythm:

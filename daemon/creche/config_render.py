@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from creche.config import Config
 from creche.config_algorithms import AlgorithmSection
-from creche.config_values import Secret, masked
+from creche.config_values import Route, Secret, masked
 from creche.core.document import format_duration, format_rate, format_size
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -55,6 +55,7 @@ def tables(config: Config) -> Tables:
             "connections": upstream.connections,
             "max_answer": format_size(upstream.max_answer_bytes),
             "ca_file": str(upstream.ca_file or ""),
+            **_route(upstream.route),
         },
         "log": {"level": log.level, "format": log.format},
         "tasks": {"max": config.max_tasks, "deadline": format_duration(config.deadline_s)},
@@ -71,6 +72,7 @@ def _algorithm(section: AlgorithmSection) -> dict[str, object]:
         "secret": _written(section.secret),
         "deadline": format_duration(section.deadline_s),
         "timeout": format_duration(section.timeout_s),
+        **_route(section.route),
         "in_flight": section.in_flight or 0,
         "create_rate": format_rate(section.creates_per_s),
         "poll_rate": format_rate(section.polls_per_s),
@@ -82,6 +84,10 @@ def _algorithm(section: AlgorithmSection) -> dict[str, object]:
         "poll_up_to": format_duration(rhythm.up_to_s),
         "max_failures": rhythm.max_failures,
     }
+
+
+def _route(route: Route) -> dict[str, object]:
+    return {"proxy": "" if route.proxy is None else route.proxy.written, "http2": route.http2}
 
 
 def _written(secret: Secret | None) -> str | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from creche.core.document import Table
+import msgspec
+
+from creche.core.document import Table, suggestion
+from creche.core.proxies import ENVIRONMENT, EnvironmentProxies, is_proxy_url
 
 _REFERENCE = re.compile(r"\$\{(env|credential):([A-Za-z0-9_.-]+)\}")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&]password=)[^&#]+")
@@ -36,6 +40,49 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(***)"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """How providers are reached: by which proxy, whose URL may hold a password, and whether over HTTP/2."""
+
+    proxy: Secret | None
+    http2: bool
+
+
+def read_route(table: Table, environ: Mapping[str, str], default: Route) -> Route:
+    """`proxy` and `http2`; what is not there is as in `default`."""
+    proxy = _read_proxy(table, environ) if "proxy" in table else table.value("proxy", default.proxy, lambda _: None)
+    http2 = table.flag("http2", default=default.http2)
+    if http2 and "http2" in table and importlib.util.find_spec("h2") is None:
+        table.wrong("http2", 'needs the package h2, which is not installed: pip install "creche[http2]"')
+    return Route(proxy, http2)
+
+
+def _read_proxy(table: Table, environ: Mapping[str, str]) -> Secret | None:
+    proxy = read_secret(table, "proxy", environ, whole=False)
+    if proxy is None:
+        return None
+    # No message shows a value that may hold a password, referred to or not.
+    if proxy.reveal() == ENVIRONMENT:
+        for name in EnvironmentProxies(environ).unusable():
+            table.wrong("proxy", f"{name} in the environment is no URL of an HTTP proxy: http://HOST:PORT or https://…")
+    elif not is_proxy_url(proxy.reveal()):
+        hint = _proxy_hint(proxy)
+        table.wrong("proxy", f'expected "http://HOST:PORT", "https://HOST:PORT" or "{ENVIRONMENT}"{hint}')
+    elif has_plain_password(proxy.written):
+        table.wrong("proxy", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
+    return proxy
+
+
+def _proxy_hint(proxy: Secret) -> str:
+    if proxy.reveal().lower().startswith("socks"):
+        return "; SOCKS is not spoken"
+    if "://" not in proxy.reveal() and is_proxy_url(f"http://{proxy.reveal()}"):
+        if re.fullmatch(r"[a-z]+", proxy.written):
+            return suggestion(proxy.written, [ENVIRONMENT])
+        if "@" not in proxy.written:
+            return f' (did you mean "http://{proxy.written}"?)'
+    return ""
 
 
 def read_secret(table: Table, key: str, environ: Mapping[str, str], *, whole: bool = True) -> Secret | None:

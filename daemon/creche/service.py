@@ -41,7 +41,7 @@ from creche.service_parts import (
     make_access,
     make_front,
     make_heartbeats,
-    make_upstream,
+    make_upstreams,
     open_listeners,
     open_store,
     prune_forever,
@@ -105,7 +105,7 @@ async def serve(
     `inherited` are listening sockets that take the place of the configured ones. Raises `StartError`.
     """
     threads = Threads()
-    upstream = make_upstream(config.upstream)
+    upstreams = make_upstreams(config.upstream, os.environ)
     heartbeats = make_heartbeats(config.heartbeats)
     async with open_store(config.store, threads) as store, trio.open_nursery() as ground:
         journal = Journal(store, run_write=threads.write, run_read=threads.read)
@@ -114,12 +114,19 @@ async def serve(
         pulse = Pulse(heartbeats, wall=time.time)
         tools = Tools(journal=journal, pulse=pulse, timetable=Timetable(), updates=Updates(), wall=time.time)
         feed = Feed(journal, identity=store.identity, floor=floor, head=head)
-        supervisor = Supervisor(tools, feed, algorithms_of(config, upstream), max_tasks=config.max_tasks)
+        supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
         access = make_access(config.tcp)
         node = secrets.token_hex(6)
         stream = Stream(feed=feed, updates=tools.updates, minding=supervisor, access=access, node=node)
         view = View(
-            config, supervisor=supervisor, tools=tools, feed=feed, stream=stream, upstream=upstream, lag=lag, node=node
+            config,
+            supervisor=supervisor,
+            tools=tools,
+            feed=feed,
+            stream=stream,
+            upstreams=upstreams,
+            lag=lag,
+            node=node,
         )
         api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
         front = make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
@@ -143,7 +150,7 @@ async def serve(
             logger.info("stopping: {}", view.summary())
             front.stop()
             supervisor.stop()
-            await upstream.aclose()  # creates that wait for a connection are not sent any more
+            await upstreams.aclose()  # creates that wait for a connection are not sent any more
             await minding_ended.wait()
             with trio.move_on_after(FLUSH_S):
                 await journal.flush()

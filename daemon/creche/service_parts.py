@@ -6,8 +6,9 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from creche.edges.heartbeats_redis import RedisHeartbeats
 from creche.edges.http_provider import HttpProvider
 from creche.edges.store_sqlite import SqliteStore
 from creche.edges.upstream import Upstream
+from creche.edges.upstream_httpx import HttpxUpstream
+from creche.edges.upstream_routes import Settings, Upstreams
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal
 from creche.engine.live import Algorithm
@@ -161,25 +164,52 @@ def make_heartbeats(section: HeartbeatsSection) -> RedisHeartbeats | None:
         raise StartError(f"[heartbeats] url: {exc}") from None
 
 
-def make_upstream(section: UpstreamSection) -> Upstream:
-    """The transport to all providers. Raises `StartError`."""
+def make_upstreams(section: UpstreamSection, environ: Mapping[str, str]) -> Upstreams:
+    """The transports to all providers; `environ` names proxies. Raises `StartError`."""
     context = None
+    make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
     if section.ca_file is not None:
         try:
             context = ssl.create_default_context(cafile=section.ca_file)
+            # Others are made later, when the file may have gone.
+            authorities = section.ca_file.read_text("ascii", errors="ignore")
+            make_context = partial(ssl.create_default_context, cadata=authorities)
         except OSError as exc:
             raise StartError(f"[upstream] ca_file {section.ca_file} cannot be used: {exc}") from exc
-    return Upstream(
+
+    def make(proxy: str | None, http2: bool) -> HttpxUpstream:  # noqa: FBT001 - as Upstreams has it
+        return HttpxUpstream(
+            proxy=proxy,
+            http2=http2,
+            connections_per_origin=section.connections,
+            max_body_bytes=section.max_answer_bytes,
+            make_context=make_context,
+        )
+
+    direct = Upstream(
         connections_per_origin=section.connections, max_body_bytes=section.max_answer_bytes, ssl_context=context
     )
+    return Upstreams(direct, make, environ)
 
 
-def algorithms_of(config: Config, upstream: Upstream) -> dict[str, Algorithm]:
+def algorithms_of(config: Config, upstreams: Upstreams) -> dict[str, Algorithm]:
     """What the engine needs of every algorithm."""
-    return {name: _algorithm(section, upstream) for name, section in config.algorithms.items()}
+    return {name: _algorithm(section, upstreams) for name, section in config.algorithms.items()}
 
 
-def _algorithm(section: AlgorithmSection, upstream: Upstream) -> Algorithm:
+def routes_of(config: Config) -> list[Settings]:
+    """The transports that the algorithms need, as `Upstreams` knows them."""
+    return [_settings(section) for section in config.algorithms.values()]
+
+
+def _settings(section: AlgorithmSection) -> Settings:
+    proxy = section.route.proxy
+    return (proxy.reveal() if proxy is not None else None, section.route.http2)
+
+
+def _algorithm(section: AlgorithmSection, upstreams: Upstreams) -> Algorithm:
+    proxy, http2 = _settings(section)
+    upstream = upstreams.get(proxy, http2=http2)
     secret = section.secret.reveal() if section.secret is not None else None
     binding = Binding(section.recipe, base=section.base, params=section.params, secret=secret)
     return Algorithm(

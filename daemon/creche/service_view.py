@@ -14,13 +14,13 @@ from creche.config import Config, load
 from creche.core import wire
 from creche.edges.metrics import Metrics, Snapshot
 from creche.edges.stream import Stream
-from creche.edges.upstream import Upstream
+from creche.edges.upstream_routes import Upstreams
 from creche.engine.feed import Feed
 from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
 from creche.engine.supervisor import Supervisor
 from creche.errors import ConfigError
-from creche.service_parts import algorithms_of
+from creche.service_parts import algorithms_of, routes_of
 
 RELOADABLE = frozenset({"algorithms", "deadline_s", "source"})
 """Everything else needs a restart, which costs no task anything."""
@@ -37,7 +37,7 @@ class View:
         tools: Tools,
         feed: Feed,
         stream: Stream,
-        upstream: Upstream,
+        upstreams: Upstreams,
         lag: LoopLag,
         node: str,
     ) -> None:
@@ -46,7 +46,7 @@ class View:
         self._tools = tools
         self._feed = feed
         self._stream = stream
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._lag = lag
         self._node = node
         self._metrics = Metrics(self._snapshot)
@@ -61,7 +61,7 @@ class View:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
         try:
             config = load(self._config.source, os.environ)
-            algorithms = algorithms_of(config, self._upstream)
+            algorithms = algorithms_of(config, self._upstreams)
         except ConfigError as exc:
             for mistake in exc.mistakes:
                 logger.error("not reloaded: {}", mistake)
@@ -69,11 +69,15 @@ class View:
         except Exception:  # noqa: BLE001 - whatever a file may hold, it must not end the daemon
             logger.exception("not reloaded, by a defect of creche")
             return
+        # Of [upstream] the route is the algorithms' default, as the deadline is of [tasks].
+        upstream = msgspec.structs.replace(self._config.upstream, route=config.upstream.route)
+        self._config = msgspec.structs.replace(self._config, upstream=upstream)
         fields = [name for name in config.__struct_fields__ if name not in RELOADABLE]
         changed = [name for name in fields if getattr(config, name) != getattr(self._config, name)]
         if changed:
             logger.warning("changed, but only a restart puts it in force: {}", ", ".join(changed))
         self._supervisor.reload(algorithms)
+        self._upstreams.keep_only(routes_of(config))
         # The rest stays as it is in force, and so is told again by the next reload.
         self._config = msgspec.structs.replace(self._config, algorithms=config.algorithms, deadline_s=config.deadline_s)
         logger.info("reloaded, algorithms: {}", ", ".join(config.algorithms) or "none")

@@ -29,11 +29,9 @@ from creche.edges.upstream_connection import Connection, Expired
 from creche.edges.upstream_dial import dial, secure
 from creche.edges.upstream_origin import Origin, OriginStatistics
 from creche.edges.upstream_patience import Patience
-from creche.edges.upstream_request import Place, encode, locate
+from creche.edges.upstream_request import REPEATABLE, Place, encode, locate
 from creche.edges.upstream_switchboard import Switchboard
-
-_REPEATABLE = frozenset({"GET", "HEAD"})
-_CLOSED = "no more requests are sent"
+from creche.edges.upstream_words import CLOSED, no_answer, no_connection, no_turn, unreachable
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -110,7 +108,7 @@ class Upstream:
             data=encode(call, place.host_field, target),
             timeout_s=timeout_s,
             fresh=call.fresh,
-            repeatable=call.method in _REPEATABLE,
+            repeatable=call.method in REPEATABLE,
             body_expected=call.method != "HEAD",
         )
         return Prepared(functools.partial(self._send, request), functools.partial(self._begin, request))
@@ -139,12 +137,14 @@ class Upstream:
         origin = self._origin(request.place, now)
         if origin.free:
             origin.free -= 1
+        elif self._closed:
+            raise httpx2.PoolTimeout(CLOSED)
         else:
             await self._wait_for_slot(origin, deadline, request)
             now = trio.current_time()
         try:
             if self._closed:
-                raise httpx2.PoolTimeout(_CLOSED)
+                raise httpx2.PoolTimeout(CLOSED)
             connection = None if request.fresh else origin.take_idle(now - self._idle_s)
             if connection is not None:
                 try:
@@ -241,8 +241,7 @@ class Upstream:
         with self._unsent_until(deadline) as scope:
             await origin.take_slot()
         if scope.cancelled_caught:
-            words = _CLOSED if self._closed else f"no turn within {request.timeout_s:g} s: all connections are in use"
-            raise httpx2.PoolTimeout(words)
+            raise httpx2.PoolTimeout(CLOSED) if self._closed else no_turn(request.timeout_s)
 
     async def _connect(self, origin: Origin, deadline: float, request: _Request) -> Connection:
         origin.make_room()
@@ -252,15 +251,14 @@ class Upstream:
                 connected = await self._reach(origin)
         except (OSError, ValueError) as exc:
             origin.addresses.forget()
-            raise httpx2.ConnectError(f"cannot connect: {_words(exc)}") from exc
+            raise httpx2.ConnectError(f"cannot connect: {unreachable(exc)}") from exc
         if self._closed:
             if not scope.cancelled_caught:
                 connected.close()
-            raise httpx2.ConnectError(_CLOSED)
+            raise httpx2.ConnectError(CLOSED)
         if scope.cancelled_caught:
             origin.addresses.forget()
-            within_s = self._connect_timeout_s if own_deadline <= deadline else request.timeout_s
-            raise httpx2.ConnectTimeout(f"no connection within {within_s:g} s")
+            raise no_connection(self._connect_timeout_s if own_deadline <= deadline else request.timeout_s)
         reader = AnswerReader(max_body_bytes=self._max_body_bytes, max_header_bytes=self._max_header_bytes)
         return Connection(connected, reader, self._switchboard, on_spoiled=origin.drop)
 
@@ -306,18 +304,4 @@ class _Unattended:
 
 def _named(error: Exception, connection: Connection, request: _Request) -> Exception:
     """What took too long, if that is what went wrong."""
-    if not isinstance(error, Expired):
-        return error
-    within = f"within {request.timeout_s:g} s"
-    if connection.sending:
-        return httpx2.WriteTimeout(f"the provider did not take the whole request {within}")
-    return httpx2.ReadTimeout(f"no whole answer {within}")
-
-
-def _words(error: OSError | ValueError) -> str:
-    """An error of connecting, without numbers and places in C files."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or 'the connection was closed').replace('_', ' ').lower()}"
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return no_answer(request.timeout_s, sending=connection.sending) if isinstance(error, Expired) else error

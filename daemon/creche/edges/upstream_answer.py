@@ -9,6 +9,7 @@ import httptools
 import httpx2
 
 from creche.core.exchange import Answer
+from creche.edges.upstream_words import answers_nothing, too_large, too_long_headers
 
 _SWITCHING_PROTOCOLS, _OK = 101, 200
 
@@ -51,9 +52,9 @@ class AnswerReader:
             # Headers without an end, informational answers, chunk extensions, trailers: none may go on for ever.
             self._other_bytes += len(data)
         if self._body_bytes > self._max_body_bytes:
-            self._fault = _too_large("answer", self._max_body_bytes)
+            self._fault = too_large("answer", self._max_body_bytes)
         elif self._header_bytes > self._max_header_bytes or self._other_bytes > self._max_header_bytes:
-            self._fault = f"the headers of the provider's answer are larger than {self._max_header_bytes} bytes"
+            self._fault = too_long_headers("the provider", self._max_header_bytes)
         if self._fault is not None:
             self.keep_alive = False
             raise httpx2.RemoteProtocolError(self._fault)
@@ -75,7 +76,7 @@ class AnswerReader:
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         coding = self._headers.get("content-encoding")
         if coding is not None and body:
-            body = _decode(body, coding.strip().lower(), self._max_body_bytes)
+            body = decode(body, coding, self._max_body_bytes)
         return Answer(status=self._status, headers=self._headers, body=body)
 
     def close(self) -> None:
@@ -92,19 +93,19 @@ class AnswerReader:
         self._header_bytes += len(name) + len(value) + 4
         # What comes after the body, as a trailer, must not pass for a header: nobody looked at it before the body.
         if not self._headers_complete:
-            self._headers[_header_name(name)] = value.decode("latin-1")
+            self._headers[_header_name(name)] = value.decode("latin-1").strip(" \t")
 
     def on_headers_complete(self) -> None:
         status = self._status = self._parser.get_status_code()
         if status < _OK:
             if status < 100 or status == _SWITCHING_PROTOCOLS:  # noqa: PLR2004 - no status is below 100
-                self._fault = f"the provider's answer has the status {status}, which answers no request of ours"
+                self._fault = answers_nothing(status)
             return
         self._headers_complete = True
         if not self._body_expected:
             self.complete = True
         elif int(self._headers.get("content-length", 0)) > self._max_body_bytes:
-            self._fault = _too_large("answer", self._max_body_bytes)
+            self._fault = too_large("answer", self._max_body_bytes)
         elif self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
             self._fault = "the provider's answer has a transfer encoding other than chunked"
 
@@ -126,7 +127,9 @@ def _header_name(name: bytes) -> str:
     return name.decode("latin-1").lower()
 
 
-def _decode(body: bytes, coding: str, limit_bytes: int) -> bytes:
+def decode(body: bytes, coding: str, limit_bytes: int) -> bytes:
+    """A body of some bytes without its coding. Raises `httpx2.DecodingError`, `RemoteProtocolError` if too large."""
+    coding = coding.lower()
     if coding in {"", "identity"}:
         return body
     if coding in {"gzip", "x-gzip"}:
@@ -142,11 +145,7 @@ def _decode(body: bytes, coding: str, limit_bytes: int) -> bytes:
     except zlib.error as exc:
         raise httpx2.DecodingError(f"the provider's answer is not valid {coding}: {exc}") from exc
     if len(decoded) > limit_bytes:
-        raise httpx2.RemoteProtocolError(_too_large("answer, decoded,", limit_bytes))
+        raise httpx2.RemoteProtocolError(too_large("answer, decoded,", limit_bytes))
     if not decoder.eof:
         raise httpx2.DecodingError(f"the provider's answer is {coding} without its end")
     return decoded
-
-
-def _too_large(what: str, limit_bytes: int) -> str:
-    return f"the provider's {what} is larger than {limit_bytes} bytes, the limit of [upstream] max_answer"

@@ -36,6 +36,9 @@ class Watch(Protocol):
     def ask_for(self, connection: Connection, events: int) -> None:
         """From now on look for these events too, besides something to read."""
 
+    def attend(self, connection: Connection) -> None:
+        """From now on look at once."""
+
     def forget(self, connection: Connection) -> None:
         """It is about to be closed."""
 
@@ -185,6 +188,8 @@ class Connection:
                 reader.feed_end()
             if reader.complete:
                 self._end(reader.answer())
+            elif not self._unsent:
+                self._watch.attend(self)  # the rest is on its way, and one look after another would be slow
         except (BlockingIOError, ssl.SSLWantReadError):
             return
         except ssl.SSLWantWriteError:

@@ -38,8 +38,8 @@ class Origin:
     async def take_slot(self) -> None:
         """Wait for a slot, in the order of asking. Cancelled, it leaves the line."""
         if self.free:
-            self.free -= 1
             await trio.lowlevel.checkpoint_if_cancelled()
+            self.free -= 1
         else:
             await self._line.park()  # who gives a slot hands it over
 

@@ -12,6 +12,9 @@ import httpx2
 
 from creche.core.exchange import Call
 
+REPEATABLE = frozenset({"GET", "HEAD"})
+"""The methods of calls that are sent once more when a kept connection turns out to be closed."""
+
 UNIX = "http+unix"
 """The scheme of providers on a Unix socket: the authority is the socket's path, percent-encoded."""
 

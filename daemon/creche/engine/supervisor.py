@@ -26,14 +26,7 @@ from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
 from creche.engine.task_run import run_task
-from creche.errors import (
-    CrecheError,
-    Draining,
-    InvalidRequest,
-    TaskNotFound,
-    TooManyTasks,
-    WrongStatus,
-)
+from creche.errors import CrecheError, Draining, InvalidRequest, TaskNotFound, TooManyTasks, WrongStatus
 
 CREATE_GRACE_S = 5.0
 """How long a stop waits for creates that are on the wire: cut off, they would leave open whether a job exists."""
