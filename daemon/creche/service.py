@@ -105,14 +105,14 @@ async def serve(
     `inherited` are listening sockets that take the place of the configured ones. Raises `StartError`.
     """
     threads = Threads()
-    upstreams = make_upstreams(config.upstream, os.environ)
+    upstreams = make_upstreams(config.upstream, os.environ, timetable := Timetable())
     heartbeats = make_heartbeats(config.heartbeats)
     async with open_store(config.store, threads) as store, trio.open_nursery() as ground:
         journal = Journal(store, run_write=threads.write, run_read=threads.read)
         floor, head = await journal.read(lambda opened: opened.feed_bounds())
         lag = LoopLag()
         pulse = Pulse(heartbeats, wall=time.time)
-        tools = Tools(journal=journal, pulse=pulse, timetable=Timetable(), updates=Updates(), wall=time.time)
+        tools = Tools(journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), wall=time.time)
         feed = Feed(journal, identity=store.identity, floor=floor, head=head)
         supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
         access = make_access(config.tcp)

@@ -30,6 +30,7 @@ from creche.edges.upstream_routes import Settings, Upstreams
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal
 from creche.engine.live import Algorithm
+from creche.engine.timetable import Timetable
 from creche.errors import StartError, StoreUnavailable
 
 T = TypeVar("T")
@@ -164,7 +165,7 @@ def make_heartbeats(section: HeartbeatsSection) -> RedisHeartbeats | None:
         raise StartError(f"[heartbeats] url: {exc}") from None
 
 
-def make_upstreams(section: UpstreamSection, environ: Mapping[str, str]) -> Upstreams:
+def make_upstreams(section: UpstreamSection, environ: Mapping[str, str], timetable: Timetable) -> Upstreams:
     """The transports to all providers; `environ` names proxies. Raises `StartError`."""
     context = None
     make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
@@ -187,7 +188,10 @@ def make_upstreams(section: UpstreamSection, environ: Mapping[str, str]) -> Upst
         )
 
     direct = Upstream(
-        connections_per_origin=section.connections, max_body_bytes=section.max_answer_bytes, ssl_context=context
+        connections_per_origin=section.connections,
+        max_body_bytes=section.max_answer_bytes,
+        ssl_context=context,
+        timetable=timetable,
     )
     return Upstreams(direct, make, environ)
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from creche.engine.timetable import TICK_S, Alarm, Timetable, step_of
+from creche.engine.timetable import TICK_S, Alarm, Timetable
 
 
 @pytest.fixture
@@ -201,7 +201,19 @@ async def test_a_sleep_can_be_hastened_but_not_drawn_out(timetable: Timetable, a
 )
 def test_short_sleeps_have_finer_steps(seconds: float, step_s: float) -> None:
     """A sixtieth of the sleep at most, so that a fast rhythm stays one."""
-    assert step_of(seconds) == pytest.approx(step_s)
+    assert Timetable().step_of(seconds) == pytest.approx(step_s)
+
+
+async def test_some_hundreds_of_sleepers_share_every_other_moment(timetable: Timetable, autojump_clock: object) -> None:
+    """Fewer would not meet, and more meet without."""
+    steps = []
+    async with trio.open_nursery() as nursery:
+        for number in range(2000):
+            if number in {100, 500, 1999}:
+                steps.append(timetable.step_of(3.0) / TICK_S)
+            nursery.start_soon(timetable.alarm().sleep, 3.0)
+            await trio.lowlevel.checkpoint()
+    assert steps == [1, 2, 1]
 
 
 async def test_thousands_of_early_rings_leave_no_lists_behind(timetable: Timetable, autojump_clock: object) -> None:

@@ -32,6 +32,7 @@ from creche.edges.upstream_patience import Patience
 from creche.edges.upstream_request import REPEATABLE, Place, encode, locate
 from creche.edges.upstream_switchboard import Switchboard
 from creche.edges.upstream_words import CLOSED, no_answer, no_connection, no_turn, unreachable
+from creche.engine.timetable import Timetable
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -56,7 +57,8 @@ class Upstream:
 
     `connections_per_origin` bounds the connections, and thereby the requests at once, to one scheme, host and port;
     more requests wait in line. A connection that was not used for `idle_s` is not used again. `max_body_bytes` holds
-    for an answer's body as it comes and as it is after decoding; decoding happens in the loop.
+    for an answer's body as it comes and as it is after decoding; decoding happens in the loop. What is sent without
+    somebody who waits (`Prepared.begin`) is read at moments of a `timetable`, which must run; without one nothing is.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Upstream:
         max_header_bytes: int = 64 << 10,
         connect_timeout_s: float = 10.0,
         ssl_context: ssl.SSLContext | None = None,
+        timetable: Timetable | None = None,
     ) -> None:
         self._connections_per_origin = connections_per_origin
         self._idle_s = idle_s
@@ -78,7 +81,8 @@ class Upstream:
         self._origins: dict[str, Origin] = {}
         self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._patience = Patience()
-        self._switchboard = Switchboard()
+        self._has_looks = timetable is not None
+        self._switchboard = Switchboard(timetable or Timetable())
         self._unsent: set[trio.CancelScope] = set()
         self._next_sweep = 0.0
         self._closed = False
@@ -162,7 +166,7 @@ class Upstream:
     ) -> Callable[[], None] | None:
         now = trio.current_time()
         origin = self._origin(request.place, now)
-        if self._closed or request.fresh or not origin.free:
+        if self._closed or request.fresh or not origin.free or not self._has_looks:
             return None
         connection = origin.take_idle(now - self._idle_s)
         if connection is None:

@@ -20,21 +20,26 @@ import trio
 from loguru import logger
 
 from creche.edges.upstream_connection import READ, Connection, Expired
+from creche.engine.timetable import Timetable
 
 CHECK_EVERY_S = 1.0
 
 EVENTS_AT_ONCE = 100
 """Connections that are served between two looks at the rest of the world."""
 
+LOOK_AT_MOST = 10
+"""How many hundreds are read in one look; more are read in the next."""
+
 
 class Switchboard:
     """Watches connections (it is their `Watch`), from `attend` until they are closed.
 
-    The watching is done by two system tasks of Trio's, begun with the first connection, so that nobody has to run
-    anything for an answer to be read.
+    What is to be read at once is read by a system task of Trio's, begun with the first connection, so that nobody has
+    to run anything for it. `timetable` says when to look for the rest, and must run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timetable: Timetable) -> None:
+        self._timetable = timetable
         self._connections: dict[int, Connection] = {}
         self._watched_by: dict[int, select.epoll] = {}
         self._asked: set[int] = set()
@@ -43,7 +48,7 @@ class Switchboard:
         self._unattended: set[Connection] = set()
         self._step_s = 0.0
         self._look_at = math.inf
-        self._sooner = trio.Event()
+        self._check_at = 0.0
         self._closing = False
 
     def attend(self, connection: Connection) -> None:
@@ -51,7 +56,6 @@ class Switchboard:
         if self._at_once is None:
             self._at_once, self._at_leisure = select.epoll(), select.epoll()
             trio.lowlevel.spawn_system_task(self._serve, self._at_once, name="creche: reads what providers answer")
-            trio.lowlevel.spawn_system_task(self._look, self._at_leisure, name="creche: looks for answers to polls")
         self._watch(connection, self._at_once)
 
     def leave(self, connection: Connection, step_s: float) -> None:
@@ -63,8 +67,8 @@ class Switchboard:
         self._watch(connection, self._at_leisure)
         self._unattended.add(connection)
         if self._look_at == math.inf or step_s < self._step_s:
-            self._look_at, self._step_s = _next(trio.current_time(), step_s), step_s
-            self._sooner.set()
+            self._step_s = step_s
+            self._look_next()
 
     def settle(self, connection: Connection) -> None:
         """What nobody waited for is there, or is not wanted any more."""
@@ -95,7 +99,6 @@ class Switchboard:
         if self._closing and self._at_once is not None and self._at_leisure is not None and not self._connections:
             with contextlib.suppress(RuntimeError):  # Trio's run is over
                 trio.lowlevel.notify_closing(self._at_once.fileno())
-                self._sooner.set()
             self._at_once.close()
             self._at_leisure.close()
             self._at_once = self._at_leisure = None
@@ -117,21 +120,24 @@ class Switchboard:
                 await trio.lowlevel.wait_readable(epoll.fileno())
                 self._tell_all(epoll)
 
-    async def _look(self, epoll: select.epoll) -> None:
-        check_at = 0.0
-        while not epoll.closed:
-            self._sooner = trio.Event()
-            with trio.CancelScope(deadline=self._look_at):
-                await self._sooner.wait()
-                continue
-            while self._tell_all(epoll) == EVENTS_AT_ONCE:
-                await trio.lowlevel.checkpoint()
-            now = trio.current_time()
-            if now >= check_at:
-                check_at = now + CHECK_EVERY_S
-                for late in [one for one in self._unattended if one.deadline <= now]:
-                    _contained(late, functools.partial(late.fail, Expired()))
-            self._look_at = _next(now, self._step_s) if self._unattended else math.inf
+    def _look_next(self) -> None:
+        self._look_at = _next(trio.current_time(), self._step_s)
+        self._timetable.call_at(self._look_at, functools.partial(self._look, self._look_at))
+
+    def _look(self, moment: float) -> None:
+        if moment != self._look_at or self._at_leisure is None:
+            return  # a sooner one was wanted meanwhile
+        left = LOOK_AT_MOST
+        while left and self._tell_all(self._at_leisure) == EVENTS_AT_ONCE:
+            left -= 1
+        now = trio.current_time()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_EVERY_S
+            for late in [one for one in self._unattended if one.deadline <= now]:
+                _contained(late, functools.partial(late.fail, Expired()))
+        self._look_at = math.inf
+        if self._unattended:
+            self._look_next()
 
     def _tell_all(self, epoll: select.epoll) -> int:
         """Tell those that have something to do; how many, of which there may be more then."""

@@ -26,7 +26,6 @@ from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.create import create_job
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.ports import Poll
-from creche.engine.timetable import step_of
 from creche.errors import Outage, ProviderError, Throttled
 
 LAST_POLL_S = 10.0
@@ -75,7 +74,6 @@ class _PollingChild:
         "_poll",
         "_poller",
         "_seen",
-        "_step_s",
         "_tools",
         "outcome",
     )
@@ -88,7 +86,6 @@ class _PollingChild:
         self._job: Job | None = None
         self._poll: Poll | None = None
         self._seen: Reading | None = None
-        self._step_s = 0.0
         self._away = False
         self._news = False
         self._cancel_agreed = False
@@ -141,7 +138,8 @@ class _PollingChild:
             return False
         if self._poll is None or self._seen is None or not self._seen.status.running:
             return False
-        return self._poll.repeat(self._on_repeated, step_s=self._step_s)
+        step_s = self._tools.timetable.step_of(live.algorithm.rhythm.every_s)
+        return self._poll.repeat(self._on_repeated, step_s=step_s)
 
     def _on_repeated(self, news: bool) -> None:  # noqa: FBT001 - the form of a callback
         """The answer to a `_repeat` is there. The child is woken for news."""
@@ -246,7 +244,6 @@ class _PollingChild:
         assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
         self._algorithm, self._job, self._seen = live.algorithm, live.task.job, None
         self._poller.rhythm = live.algorithm.rhythm
-        self._step_s = step_of(live.algorithm.rhythm.every_s)
         self._abandon()
         self._news = False
         self._poll = live.algorithm.provider.poll_of(live.task.job)

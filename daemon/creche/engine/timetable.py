@@ -15,21 +15,17 @@ TICK_S = 0.04
 """Sleeps end on a grid of this step, so that many end together. To wake the process costs as much as a dozen polls: its
 caches are cold (bench/). Nobody is late by more than a step."""
 
-MIN_STEP_S = 0.001
-
-RUNG_AT_ONCE = 200
-"""Alarms that are rung between two looks at the rest of the world."""
+CROWD = range(150, 1500)
+"""So many sleepers have moments of a few when each step is a moment, and of twice as many when every other is: for them
+the step is doubled. Fewer have moments of their own anyway, more have enough company."""
 
 STEPS = 60
 """A sleep has at least so many steps: the grid of a short one is finer, by halves."""
 
+MIN_STEP_S = 0.001
 
-def step_of(seconds: float) -> float:
-    """The step of the grid on which a sleep of so many seconds ends."""
-    step_s = TICK_S
-    while step_s * STEPS > seconds and step_s > MIN_STEP_S:
-        step_s /= 2
-    return step_s
+RUNG_AT_ONCE = 200
+"""Alarms that are rung between two looks at the rest of the world."""
 
 
 class Timetable:
@@ -39,11 +35,20 @@ class Timetable:
     """
 
     def __init__(self) -> None:
-        self._moments: dict[float, list[Alarm]] = {}
+        self._moments: dict[float, list[Alarm | _Errand]] = {}
         self._order: list[float] = []
         self._entries = 0
         self._stale = 0
         self._earlier = trio.Event()
+
+    def step_of(self, seconds: float) -> float:
+        """The step of the grid on which a sleep of so many seconds ends."""
+        step_s = TICK_S
+        if step_s * STEPS <= seconds:
+            return 2 * step_s if self._entries in CROWD else step_s
+        while step_s * STEPS > seconds and step_s > MIN_STEP_S:
+            step_s /= 2
+        return step_s
 
     def alarm(self) -> Alarm:
         """A new alarm, for one sleeper."""
@@ -71,6 +76,13 @@ class Timetable:
             if number % RUNG_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 
+    def call_at(self, moment: float, function: Callable[[], None]) -> None:
+        """Call a function at a time of Trio's clock, unless the timetable ends before. It must not raise.
+
+        On a moment of the sleepers it costs no waking up of its own.
+        """
+        self._put(moment, _Errand(moment, function))
+
     def _forget(self) -> None:
         """A sleep ended early; its entry stays until it is due, or until such entries are more than the others."""
         self._stale += 1
@@ -80,17 +92,31 @@ class Timetable:
             self._entries = sum(map(len, self._moments.values()))
             self._stale = 0
 
-    def _enter(self, at: float, step_s: float, alarm: Alarm) -> float:
+    def _enter(self, at: float, seconds: float, alarm: Alarm) -> float:
+        step_s = self.step_of(seconds)
         moment = math.ceil(at / step_s) * step_s
+        self._put(moment, alarm)
+        return moment
+
+    def _put(self, moment: float, entry: Alarm | _Errand) -> None:
         alarms = self._moments.get(moment)
         if alarms is None:
             alarms = self._moments[moment] = []
             heapq.heappush(self._order, moment)
             if self._order[0] == moment:
                 self._earlier.set()
-        alarms.append(alarm)
+        alarms.append(entry)
         self._entries += 1
-        return moment
+
+
+class _Errand:
+    """What is to be done at a moment."""
+
+    __slots__ = ("_due", "_moment")
+
+    def __init__(self, moment: float, function: Callable[[], None]) -> None:
+        self._moment = moment
+        self._due = function
 
 
 class Alarm:
@@ -132,7 +158,7 @@ class Alarm:
     def _enter(self, seconds: float) -> None:
         self._at = trio.current_time() + seconds
         if seconds < math.inf:
-            self._moment = self._timetable._enter(self._at, step_of(seconds), self)  # noqa: SLF001
+            self._moment = self._timetable._enter(self._at, seconds, self)  # noqa: SLF001
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None

@@ -21,6 +21,7 @@ from creche.core.exchange import Answer, Call
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Sends
+from creche.engine.timetable import Timetable
 from tests.edges.transports.differences import DIFFERENCES
 from tests.edges.transports.h2_peer import H2Way
 from tests.edges.transports.peers import Peer, relay, serve
@@ -92,7 +93,10 @@ class Way:
         """A transport, closed at the end, when nothing of it may be in use any more."""
         made: Transport
         if self.kind == "upstream":
+            timetable = Timetable()
+            trio.lowlevel.spawn_system_task(timetable.run)
             made = Upstream(
+                timetable=timetable,
                 connections_per_origin=connections_per_origin,
                 idle_s=idle_s,
                 max_body_bytes=max_body_bytes,

@@ -12,6 +12,7 @@ from creche.core.proxies import ENVIRONMENT
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Settings, Upstreams
+from creche.engine.timetable import Timetable
 from tests.edges.transports.conftest import Calls, get, outcome
 from tests.edges.transports.peers import Counting, Gate, Peer, relay, serve
 
@@ -20,7 +21,7 @@ class Made:
     """Makes transports, and knows them."""
 
     def __init__(self, environ: dict[str, str] | None = None) -> None:
-        self.direct = Upstream()
+        self.direct = Upstream(timetable=Timetable())
         self.all: dict[Settings, HttpxUpstream] = {}
         self.upstreams = Upstreams(self.direct, self._make, environ or {})
 
