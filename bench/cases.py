@@ -13,7 +13,7 @@ from load import Listeners, load, part, post
 from machine import ROOT, Cost, each, wait_for
 from minders import KEEPS_PACE, SATURATED, Pace, Setting, measure, wait_until_all_polled
 from report import Figure, Missing, Report, say
-from stage import Stage, tls_is_missing
+from stage import Daemon, Stage, tls_is_missing
 
 ON_TIME_S = 0.1
 LATENESS = "creche_poll_lateness_seconds"
@@ -251,20 +251,33 @@ def batch(report: Report, sizes: Sizes, pace: Pace) -> None:
     with Stage(latency_ms=5) as stage:
         recipe = (ROOT / "daemon/creche/recipes/simulator.toml").read_text(encoding="utf-8") + MANY
         (stage.folder / "batched.toml").write_text(recipe, encoding="utf-8")
-        daemon = stage.daemon(recipe="batched.toml")
-        stage.mark()
-        daemon.submit(FOR_EVER for _ in range(sizes.batch_jobs))
-        wait_until_all_polled(stage, sizes.batch_jobs, within_s=pace.patience_s + 30)
-        time.sleep(pace.warm_s)
-        before, cost = stage.books(), daemon.process.cost()
-        time.sleep(pace.seconds)
-        wait_for(lambda: stage.books()["polls"] > before["polls"], "a poll", within_s=pace.patience_s)
-        after, spent = stage.books(), daemon.process.cost()
-    polls, requests = (after[count] - before[count] for count in ("polls", "requests"))
+        polls, requests, cpu_s = _mind(stage, stage.daemon(recipe="batched.toml"), sizes.batch_jobs, pace)
     report.figures += [
         Figure("requests per poll", at, round(requests / polls, 4), "x", goal=1 / 20),
-        Figure("CPU per poll in batches", at, round((spent.cpu_s - cost.cpu_s) / polls * 1e6, 1), "us"),
+        Figure("CPU per poll in batches", at, round(cpu_s / polls * 1e6, 1), "us"),
     ]
+
+
+def news(report: Report, sizes: Sizes, pace: Pace) -> None:
+    """What a poll costs when its answer differs from the last: all others are about jobs that say the same for long."""
+    at = f"{sizes.storm_tasks:,} tasks, 5 ms, another progress with every answer"
+    with Stage(latency_ms=5, news=True) as stage:
+        polls, _, cpu_s = _mind(stage, stage.daemon(), sizes.storm_tasks, pace)
+    report.figures.append(Figure("CPU per poll that brings news", at, round(cpu_s / polls * 1e6, 1), "us"))
+
+
+def _mind(stage: Stage, daemon: Daemon, tasks: int, pace: Pace) -> tuple[int, int, float]:
+    """Submit so many tasks, wait until all are minded and warm; then polls, requests and processor time for a while."""
+    stage.mark()
+    daemon.submit(FOR_EVER for _ in range(tasks))
+    wait_until_all_polled(stage, tasks, within_s=pace.patience_s + 30)
+    time.sleep(pace.warm_s)
+    before, cost = stage.books(), daemon.process.cost()
+    time.sleep(pace.seconds)
+    wait_for(lambda: stage.books()["polls"] > before["polls"], "a poll", within_s=pace.patience_s)
+    after, spent = stage.books(), daemon.process.cost()
+    polls, requests = (after[count] - before[count] for count in ("polls", "requests"))
+    return polls, requests, spent.cpu_s - cost.cpu_s
 
 
 def _most(costs: list[Cost]) -> float:
@@ -280,6 +293,7 @@ CASES: dict[str, Case] = {
     "punctuality": punctuality,
     "storm": storm,
     "batch": batch,
+    "news": news,
 }
 
 

@@ -10,6 +10,7 @@
  *   seen                jobs polled since the mark
  *   open, peak          connections that asked about jobs: now, and the most since the mark
  *   waits               [[ms, count], ...]: time from a job's answer to its next poll, in steps of 10 ms
+ * With NEWS in the environment the progress is another with nearly every poll.
  * Without libssl it is compiled without -DTLS and knows plain HTTP only.
  */
 #define _GNU_SOURCE
@@ -52,7 +53,7 @@ static struct answer ring[PENDING];
 static uint32_t generations, mark = 1;
 static unsigned long head, tail, requests, polls, creates, seen, open_now, open_peak, waits[STEPS];
 static double latency;
-static int poller;
+static int poller, news;
 
 static double now(void) {
     struct timespec t;
@@ -252,9 +253,9 @@ static int show(char *body, long number, double at) {
     struct job *job = &jobs[number % JOBS];
     job->answered = at;
     return snprintf(body, ROOM,
-                    "{\"id\":\"job-%ld\",\"status\":\"%s\",\"progress\":0.42,"
+                    "{\"id\":\"job-%ld\",\"status\":\"%s\",\"progress\":0.%02lu,"
                     "\"created_at\":\"2026-11-23T12:00:00Z\",\"output\":null,\"error\":null}",
-                    number, job->end > 0 && job->end <= at ? "succeeded" : "running");
+                    number, job->end > 0 && job->end <= at ? "succeeded" : "running", news ? polls % 100 : 42);
 }
 
 static int show_all(char *body, struct batch *batch, double at) {
@@ -289,6 +290,7 @@ int main(int count, char **arguments) {
     }
     signal(SIGPIPE, SIG_IGN);
     latency = atof(arguments[2]) / 1000;
+    news = getenv("NEWS") != NULL;
     if (count == 5) {
 #ifdef TLS
         context = SSL_CTX_new(TLS_server_method());

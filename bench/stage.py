@@ -94,11 +94,12 @@ def build_provider() -> Path:
 
 
 class Stage:
-    """One run's surroundings. Everything in it is gone after the `with`."""
+    """One run's surroundings. Everything in it is gone after the `with`. `news`: answers differ from poll to poll."""
 
-    def __init__(self, *, latency_ms: int, tls: bool = False) -> None:
+    def __init__(self, *, latency_ms: int, tls: bool = False, news: bool = False) -> None:
         self.latency_ms = latency_ms
         self.tls = tls
+        self._news = news
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -167,7 +168,7 @@ class Stage:
             command += [str(self.folder / "cert.pem"), str(self.folder / "key.pem")]
             self._context = ssl.create_default_context()
             authority.configure_trust(self._context)
-        self.provider = self.spawn("provider", command, core=OTHERS)
+        self.provider = self.spawn("provider", command, core=OTHERS, **({"NEWS": "1"} if self._news else {}))
         log = self.provider.log
         line = wait_for(lambda: re.search(r"listening (\d+)\n", log.read_text()), "the provider listens")
         self.port = int(line[1])

@@ -27,6 +27,7 @@ FIGURES = {
     "CPU per poll, part of that of few tasks",
     "polls within 100 ms of due",
     "oldest heartbeat",
+    "CPU per poll that brings news",
     "requests per poll",
     "CPU per poll in batches",
 }

@@ -10,9 +10,10 @@ import httpx2
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from creche.core.binding import Binding
-from creche.core.exchange import Answer, Call, Prepared
+from creche.core.exchange import Answer, Call, Prepared, Unanswered
 from creche.core.recipe import load_recipe
 from creche.core.task import Job, Task
 from creche.edges.http_provider import MEMORY_BYTES, HttpProvider
@@ -203,6 +204,75 @@ async def test_large_answers_are_not_kept() -> None:
     large = said(b'{"status": "running", "log": "%s"}' % (b"x" * MEMORY_BYTES))
     poll = provider_over(Saying(large, large)).poll_of(JOB)
     assert await poll() is not await poll()
+
+
+class Beginning(Saying):
+    """A transport on which polls can be begun; each ends as told at once. `sent` counts those that were waited for."""
+
+    def __init__(self, said: list[Answer], ends: list[Answer | Exception]) -> None:
+        super().__init__(*said)
+        self.sent = 0
+        self._ends = ends
+
+    async def send(self, call: Call, *, timeout_s: float) -> Answer:
+        self.sent += 1
+        return await super().send(call, timeout_s=timeout_s)
+
+    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
+        return Prepared(partial(self.send, call, timeout_s=timeout_s), self._begin)
+
+    def _begin(self, done: Callable[[Answer | Exception], None], _: float) -> Callable[[], None]:
+        end = self._ends.pop(0)
+        trio.lowlevel.spawn_system_task(self._end_later, done, end)
+        return lambda: None
+
+    async def _end_later(self, done: Callable[[Answer | Exception], None], end: Answer | Exception) -> None:
+        done(end)
+
+
+RUNNING, QUEUED = b'{"status": "running"}', b'{"status": "running", "place": 1}'
+
+
+@pytest.mark.parametrize(
+    ("end", "news", "sent"),
+    [
+        (said(RUNNING), False, 2),  # nobody comes for it: the next call asks
+        (said(QUEUED), True, 1),
+        (httpx2.ReadTimeout("late"), True, 1),
+        (Unanswered(), True, 2),  # asked again by who comes for the news
+    ],
+)
+async def test_news_that_came_unattended_is_taken_once(
+    end: Answer | Exception,
+    news: bool,  # noqa: FBT001 - a table of cases
+    sent: int,
+) -> None:
+    """An answer or an error that came is not asked for again; some providers tell an end only once."""
+    transport = Beginning([said(RUNNING), said(RUNNING)], [end])
+    poll = provider_over(transport).poll_of(JOB)
+    told: list[bool] = []
+    assert not poll.repeat(told.append, step_s=1.0), "there is nothing to compare with yet"
+    await poll()
+    assert poll.repeat(told.append, step_s=1.0)
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == [news]
+    if isinstance(end, httpx2.HTTPError):
+        with pytest.raises(Outage):
+            await poll()
+    else:
+        assert (await poll()).status.running
+    assert transport.sent == sent
+
+
+async def test_whoever_comes_while_a_poll_is_on_its_way_waits_for_its_answer() -> None:
+    """It is not asked twice, and who was to be told is not told any more."""
+    transport = Beginning([said(RUNNING)], [said(RUNNING)])
+    poll = provider_over(transport).poll_of(JOB)
+    told: list[bool] = []
+    first = await poll()
+    assert poll.repeat(told.append, step_s=1.0)
+    assert (await poll()).status is first.status
+    assert (told, transport.sent) == ([], 1)
 
 
 # -- many jobs -------------------------------------------------------------------------------------------

@@ -36,12 +36,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class Unanswered(Exception):
+    """The provider closed a kept connection instead of answering: as good as not asked, the call may be sent again."""
+
+
 class Prepared(NamedTuple):
     """A call that is ready to be sent, any number of times.
 
     `send` waits for the answer, and raises. `begin` does not wait: where the call can be sent at once it does so, and
-    gives what abandons it; `done` is called later, with the answer or the error, and up to so many seconds later than
-    that could be known. If it gives None nothing was done.
+    gives what abandons it; `done` is called later, with the answer or the error (which may be `Unanswered`), and up to
+    so many seconds later than that could be known. If it gives None nothing was done.
     """
 
     send: Callable[[], Awaitable[Answer]]

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from creche.core.binding import Binding
-from creche.core.exchange import Answer, Call, Prepared
+from creche.core.exchange import Answer, Call, Prepared, Unanswered
 from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
@@ -171,7 +171,8 @@ class _HttpPoll:
     def _on_end(self, end: Answer | Exception) -> None:
         self._abandon = None
         news = isinstance(end, Exception) or self._binding.gist(end) != self._gist
-        self._end = end if news else None
+        # What was not answered is asked again by whoever comes for the news.
+        self._end = end if news and not isinstance(end, Unanswered) else None
         self._done(news)
 
     async def _arrival(self) -> None:

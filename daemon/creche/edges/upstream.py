@@ -22,13 +22,12 @@ import httpx2
 import msgspec
 import trio
 
-from creche.core.exchange import Answer, Call, Prepared
+from creche.core.exchange import Answer, Call, Prepared, Unanswered
 from creche.edges.upstream_addresses import LOOKUPS
 from creche.edges.upstream_answer import AnswerReader
 from creche.edges.upstream_connection import Connection, Expired
 from creche.edges.upstream_dial import dial, secure
 from creche.edges.upstream_origin import Origin, OriginStatistics
-from creche.edges.upstream_patience import Patience
 from creche.edges.upstream_request import REPEATABLE, Place, encode, locate
 from creche.edges.upstream_switchboard import Switchboard
 from creche.edges.upstream_words import CLOSED, no_answer, no_connection, no_turn, unreachable
@@ -80,7 +79,6 @@ class Upstream:
         self._ssl_context = ssl_context
         self._origins: dict[str, Origin] = {}
         self._lookups = trio.CapacityLimiter(LOOKUPS)
-        self._patience = Patience()
         self._has_looks = timetable is not None
         self._switchboard = Switchboard(timetable or Timetable())
         self._unsent: set[trio.CancelScope] = set()
@@ -103,8 +101,8 @@ class Upstream:
     def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
         """The call, ready to be sent as `send` does. Raises for one that cannot be sent.
 
-        `begin` wants a free slot and a kept connection, and does not send a call once more by itself. The answer is
-        read at the next multiple of its `step_s`.
+        `begin` wants a free slot and a kept connection. The answer is read at the next multiple of its `step_s`. What
+        `send` would send once more ends as `Unanswered`.
         """
         place, target = locate(call.url)
         request = _Request(
@@ -183,26 +181,25 @@ class Upstream:
         ends: list[Answer | Exception] = []
 
         def done(end: Answer | Exception) -> None:
-            self._patience.let_go(connection)
             connection.idle_since = trio.current_time()
             self._keep(origin, connection)
             ends.append(end)
             trio.lowlevel.reschedule(child)
 
         def abandon(_: object) -> trio.lowlevel.Abort:
-            self._patience.let_go(connection)
             connection.close()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        connection.deadline = deadline
-        self._patience.watch(connection)
-        self._switchboard.attend(connection)
-        connection.begin(request.data, body_expected=request.body_expected, done=done)
-        await trio.lowlevel.wait_task_rescheduled(abandon)
+        with trio.CancelScope(deadline=deadline):
+            self._switchboard.attend(connection)
+            connection.begin(request.data, body_expected=request.body_expected, done=done)
+            await trio.lowlevel.wait_task_rescheduled(abandon)
+        if not ends:
+            raise no_answer(request.timeout_s, sending=connection.sending)
         [end] = ends
         if isinstance(end, Answer):
             return end
-        raise _named(end, connection, request)
+        raise end
 
     def _end_unattended(self, origin: Origin, connection: Connection) -> None:
         self._switchboard.settle(connection)
@@ -300,12 +297,11 @@ class _Unattended:
 
     def end(self, end: Answer | Exception) -> None:
         self._close(self._origin, self._connection)
-        self._done(end if isinstance(end, Answer) else _named(end, self._connection, self._request))
+        if isinstance(end, Expired):
+            end = no_answer(self._request.timeout_s, sending=self._connection.sending)
+        elif isinstance(end, httpx2.NetworkError) and self._request.repeatable and not self._connection.heard:
+            end = Unanswered()
+        self._done(end)
 
     def abandon(self) -> None:
         self._close(self._origin, self._connection)  # for good: it is in the midst of something
-
-
-def _named(error: Exception, connection: Connection, request: _Request) -> Exception:
-    """What took too long, if that is what went wrong."""
-    return no_answer(request.timeout_s, sending=connection.sending) if isinstance(error, Expired) else error

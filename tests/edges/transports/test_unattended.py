@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from creche.core.exchange import Answer, Call, Prepared
+from creche.core.exchange import Answer, Call, Prepared, Unanswered
 from tests.edges.transports.conftest import WHOLE, Handler, Outcome, Transport, Way, get, saying, stay
 from tests.edges.transports.peers import Counting, Gate, Peer, whole
 from tests.edges.transports.test_answers import ANSWERS
@@ -83,6 +83,7 @@ CASES: dict[str, tuple[bytes, Outcome]] = {
     **{case: (raw, (status, body)) for case, (raw, status, body) in ANSWERS.items()},
     **{case: (raw, httpx2.RemoteProtocolError) for case, raw in {**PROTOCOL, **TOO_MUCH}.items()},
     **{f"cut-{case}": (raw, httpx2.ReadError) for case, raw in CUT.items()},
+    "cut-nothing": (b"", Unanswered),
     "not-gzip": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nplain", httpx2.DecodingError),
 }
 
@@ -95,6 +96,20 @@ async def test_what_is_said_is_understood_as_ever(way: Way, case: str) -> None:
     async with prepared_for(way, saying(raw), **limits) as (transport, prepared):
         assert await Begun(prepared).end() == way.expected(case, common)
         assert_nothing_is_in_use(transport, 1)
+
+
+async def test_a_connection_that_is_closed_instead_of_an_answer_is_no_error(way: Way) -> None:
+    """What `send` would send once more is as good as not asked; a POST may have arrived, and is not."""
+
+    async def hang_up(peer: Peer) -> None:
+        await peer.request()
+
+    for method, common in (("GET", Unanswered), ("POST", httpx2.ReadError)):
+        async with way.serving(then(hang_up)) as origin, way.transport() as transport:
+            prepared = transport.prepare(Call(method=method, url=origin), timeout_s=20)
+            await prepared.send()
+            assert await Begun(prepared).end() is common
+            assert (await prepared.send()).body == b"ok"
 
 
 async def test_one_connection_carries_one_after_another(way: Way) -> None:
