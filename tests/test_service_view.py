@@ -10,6 +10,7 @@ from loguru import logger
 
 from creche import service_view
 from creche.config import load
+from creche.service_outside import Outside
 from creche.service_view import View
 
 
@@ -27,8 +28,10 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     """Whatever is raised is logged, and the configuration stays as it was."""
     config = load(None, {})
     nothing: Any = None
+    outside = Outside()
     view = View(
         config,
+        outside=outside,
         supervisor=nothing,
         tools=nothing,
         feed=nothing,
@@ -41,7 +44,7 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     def fail(*_: object) -> None:
         raise OverflowError
 
-    monkeypatch.setattr(service_view, part, fail)
+    monkeypatch.setattr(outside if part == "load" else service_view, part, fail)
     view.reload()
     assert view._config is config
     assert errors_logged == ["not reloaded, by a defect of creche"]

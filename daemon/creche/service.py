@@ -12,7 +12,6 @@ import gc
 import os
 import secrets
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -33,19 +32,8 @@ from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
 from creche.engine.timetable import Timetable
 from creche.errors import StartError
-from creche.service_parts import (
-    Threads,
-    address_of,
-    algorithms_of,
-    flatten,
-    make_access,
-    make_front,
-    make_heartbeats,
-    make_upstreams,
-    open_listeners,
-    open_store,
-    prune_forever,
-)
+from creche.service_outside import Outside
+from creche.service_parts import address_of, algorithms_of, flatten, make_access, prune_forever
 from creche.service_view import View
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -61,7 +49,7 @@ def run(path: Path | None) -> int:
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     faults: list[Exception] = []
     try:
-        trio.run(_serve_until_signalled, config, notifier, take_sockets(os.environ))
+        trio.run(_serve_until_signalled, config, notifier, Outside(take_sockets(os.environ)))
     except* StartError as group:
         faults += flatten(group)
     if faults:
@@ -69,7 +57,7 @@ def run(path: Path | None) -> int:
     return 0
 
 
-async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: list[int]) -> None:
+async def _serve_until_signalled(config: Config, notifier: Notifier, outside: Outside) -> None:
     stop = trio.Event()
     for number in SIGNALS:
         # What holds again once the receiver is closed: the kernel drops what comes during a stop, which is bounded
@@ -77,7 +65,7 @@ async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: 
         signal.signal(number, signal.SIG_IGN)
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as received:
-            view: View = await nursery.start(serve, config, stop, inherited)
+            view: View = await nursery.start(serve, config, stop, outside)
             # What is alive now stays: the collector need not walk through it again and again (design §10).
             gc.collect()
             gc.freeze()
@@ -96,23 +84,20 @@ async def _serve_until_signalled(config: Config, notifier: Notifier, inherited: 
 async def serve(
     config: Config,
     stop: trio.Event,
-    inherited: list[int],
+    outside: Outside,
     *,
     task_status: trio.TaskStatus[View] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up.
-
-    `inherited` are listening sockets that take the place of the configured ones. Raises `StartError`.
-    """
-    threads = Threads()
-    upstreams = make_upstreams(config.upstream, os.environ, timetable := Timetable())
-    heartbeats = make_heartbeats(config.heartbeats)
-    async with open_store(config.store, threads) as store, trio.open_nursery() as ground:
-        journal = Journal(store, run_write=threads.write, run_read=threads.read)
+    """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up. Raises `StartError`."""
+    wall, dice = outside.wall, outside.dice
+    upstreams = outside.make_upstreams(config.upstream, timetable := Timetable())
+    heartbeats = outside.make_heartbeats(config.heartbeats)
+    async with outside.open_store(config.store) as (store, write, read), trio.open_nursery() as ground:
+        journal = Journal(store, run_write=write, run_read=read)
         floor, head = await journal.read(lambda opened: opened.feed_bounds())
         lag = LoopLag()
-        pulse = Pulse(heartbeats, wall=time.time)
-        tools = Tools(journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), wall=time.time)
+        pulse = Pulse(heartbeats, wall=wall)
+        tools = Tools(journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), wall=wall, dice=dice)
         feed = Feed(journal, identity=store.identity, floor=floor, head=head)
         supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
         access = make_access(config.tcp)
@@ -120,6 +105,7 @@ async def serve(
         stream = Stream(feed=feed, updates=tools.updates, minding=supervisor, access=access, node=node)
         view = View(
             config,
+            outside=outside,
             supervisor=supervisor,
             tools=tools,
             feed=feed,
@@ -129,7 +115,7 @@ async def serve(
             node=node,
         )
         api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
-        front = make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
+        front = outside.make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
 
         journal_ended = await _begin(ground, journal.run)
         await ground.start(tools.timetable.run)
@@ -137,8 +123,8 @@ async def serve(
         await ground.start(pulse.run)
         await ground.start(lag.run)
         ground.start_soon(stream.run)
-        ground.start_soon(prune_forever, config.store, journal, feed)
-        async with open_listeners(config, inherited) as listeners:
+        ground.start_soon(prune_forever, config.store, journal, feed, wall)
+        async with outside.open_listeners(config) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)
             view.addresses = [address_of(listener) for listener in listeners]
             logger.info("creche {} is up on {}", __version__, ", ".join(view.addresses))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 from loguru import logger
@@ -26,10 +25,11 @@ from creche.edges.http_provider import HttpProvider
 from creche.edges.store_sqlite import SqliteStore
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_httpx import HttpxUpstream
-from creche.edges.upstream_routes import Settings, Upstreams
+from creche.edges.upstream_routes import Sends, Settings, Upstreams
 from creche.engine.feed import Feed
-from creche.engine.journal import Journal
+from creche.engine.journal import Journal, RunSync
 from creche.engine.live import Algorithm
+from creche.engine.ports import Store
 from creche.engine.timetable import Timetable
 from creche.errors import StartError, StoreUnavailable
 
@@ -40,6 +40,19 @@ BODIES_AT_ONCE = 4
 """How many requests of the largest size are received at the same time."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Transports(Protocol):
+    """What carries requests to providers: `Upstreams`, or what a simulation has in its place."""
+
+    def get(self, proxy: str | None, *, http2: bool) -> Sends:
+        """The transport for these settings."""
+
+    def keep_only(self, used: Iterable[Settings]) -> None:
+        """Close what other settings had made, each connection as its request ends."""
+
+    async def aclose(self) -> None:
+        """Send nothing more; requests on the wire end with an error."""
 
 
 class Threads:
@@ -58,24 +71,33 @@ class Threads:
         return await trio.to_thread.run_sync(function, limiter=self._reader)
 
 
+class OpenStore(NamedTuple):
+    """A store that is open, and what runs its functions: those that write, and those that read."""
+
+    store: Store
+    write: RunSync
+    read: RunSync
+
+
 @asynccontextmanager
-async def open_store(section: StoreSection, threads: Threads) -> AsyncIterator[SqliteStore]:
+async def open_store(section: StoreSection) -> AsyncIterator[OpenStore]:
     """The store, closed at the end whatever happens. Raises `StartError`."""
+    threads = Threads()
     _make_folder(section.path.parent, 0o700)
     store = SqliteStore(section.path)
     await threads.write(store.open)
     try:
-        yield store
+        yield OpenStore(store, threads.write, threads.read)
     finally:
         with trio.CancelScope(shield=True):  # as long as SQLite's last checkpoint takes
             await threads.write(store.close)
 
 
-async def prune_forever(section: StoreSection, journal: Journal, feed: Feed) -> None:
-    """Apply retention every minute, in steps that hold up no commit for long."""
+async def prune_forever(section: StoreSection, journal: Journal, feed: Feed, wall: Callable[[], float]) -> None:
+    """Apply retention every minute, in steps that hold up no commit for long. `wall` gives Unix seconds."""
     while True:
         try:
-            while await journal.prune(settled_before=time.time() - section.keep_s, keep=section.keep_count):
+            while await journal.prune(settled_before=wall() - section.keep_s, keep=section.keep_count):
                 floor, _ = await journal.read(lambda store: store.feed_bounds())
                 feed.forget_up_to(floor)
         except StoreUnavailable as exc:
@@ -84,7 +106,7 @@ async def prune_forever(section: StoreSection, journal: Journal, feed: Feed) -> 
 
 
 @asynccontextmanager
-async def open_listeners(config: Config, inherited: list[int]) -> AsyncIterator[list[trio.SocketListener]]:
+async def open_listeners(config: Config, inherited: Sequence[int]) -> AsyncIterator[list[trio.SocketListener]]:
     """The Unix socket and the TCP port, taken from systemd where it gave them. Raises `StartError`.
 
     A Unix socket of our own making is removed at the end; one of systemd's stays, so that clients queue there.
@@ -196,7 +218,7 @@ def make_upstreams(section: UpstreamSection, environ: Mapping[str, str], timetab
     return Upstreams(direct, make, environ)
 
 
-def algorithms_of(config: Config, upstreams: Upstreams) -> dict[str, Algorithm]:
+def algorithms_of(config: Config, upstreams: Transports) -> dict[str, Algorithm]:
     """What the engine needs of every algorithm."""
     return {name: _algorithm(section, upstreams) for name, section in config.algorithms.items()}
 
@@ -211,7 +233,7 @@ def _settings(section: AlgorithmSection) -> Settings:
     return (proxy.reveal() if proxy is not None else None, section.route.http2)
 
 
-def _algorithm(section: AlgorithmSection, upstreams: Upstreams) -> Algorithm:
+def _algorithm(section: AlgorithmSection, upstreams: Transports) -> Algorithm:
     proxy, http2 = _settings(section)
     upstream = upstreams.get(proxy, http2=http2)
     secret = section.secret.reveal() if section.secret is not None else None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 
 import msgspec
 from loguru import logger
 
 from creche import __version__
-from creche.config import Config, load
+from creche.config import Config
 from creche.core import wire
 from creche.edges.metrics import Metrics, Snapshot
 from creche.edges.stream import Stream
-from creche.edges.upstream_routes import Upstreams
 from creche.engine.feed import Feed
 from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
 from creche.engine.supervisor import Supervisor
 from creche.errors import ConfigError
-from creche.service_parts import algorithms_of, routes_of
+from creche.service_outside import Outside
+from creche.service_parts import Transports, algorithms_of, routes_of
 
 RELOADABLE = frozenset({"algorithms", "deadline_s", "source"})
 """Everything else needs a restart, which costs no task anything."""
@@ -33,15 +31,17 @@ class View:
         self,
         config: Config,
         *,
+        outside: Outside,
         supervisor: Supervisor,
         tools: Tools,
         feed: Feed,
         stream: Stream,
-        upstreams: Upstreams,
+        upstreams: Transports,
         lag: LoopLag,
         node: str,
     ) -> None:
         self._config = config
+        self._outside = outside
         self._supervisor = supervisor
         self._tools = tools
         self._feed = feed
@@ -50,7 +50,7 @@ class View:
         self._lag = lag
         self._node = node
         self._metrics = Metrics(self._snapshot)
-        self._started_at = time.time()
+        self._started_at = outside.wall()
         self.addresses: list[str] = []
 
     def summary(self) -> str:
@@ -60,7 +60,7 @@ class View:
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
         try:
-            config = load(self._config.source, os.environ)
+            config = self._outside.load(self._config.source)
             algorithms = algorithms_of(config, self._upstreams)
         except ConfigError as exc:
             for mistake in exc.mistakes:
@@ -87,7 +87,7 @@ class View:
         counts: Counter[str] = Counter()
         for (_, status), number in self._supervisor.counts().items():
             counts[status.value] += number
-        now = time.time()
+        now = self._outside.wall()
         draining = self._supervisor.draining
         return wire.StatusOut(
             node=self._node,
