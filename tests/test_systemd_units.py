@@ -13,7 +13,7 @@ from creche.cli import Exit
 from creche.client import default_socket
 from creche.config import load
 from creche.engine.journal import CLOSE_GRACE_S
-from creche.engine.supervisor import CREATE_GRACE_S
+from creche.engine.supervisor import ON_WIRE_GRACE_S
 from creche.service import FLUSH_S
 
 UNITS = Path(__file__).parent.parent / "systemd"
@@ -57,7 +57,7 @@ def test_a_stop_has_the_time_that_it_takes(service: dict[str, list[str]]) -> Non
     """The manager waits longer than a stop may take, and not for ever."""
     [allowed_s] = map(float, service["TimeoutStopSec"])
     # Creates on the wire; what is written and told; listeners and answers; a store that fails to the end.
-    assert CREATE_GRACE_S + 2 * FLUSH_S + CLOSE_GRACE_S < allowed_s <= 60
+    assert ON_WIRE_GRACE_S + 2 * FLUSH_S + CLOSE_GRACE_S < allowed_s <= 60
 
 
 def test_a_bad_configuration_is_not_tried_again(service: dict[str, list[str]]) -> None:

@@ -16,6 +16,7 @@ import trio
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
+from creche.core.way import Repeat, Way
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
@@ -238,7 +239,7 @@ class FakeProvider:
 
     The steps are shared by all tasks; where each needs its own, let a function decide (it may also sleep or wait).
     Left to itself a provider creates `job-{task id}` and says of every job that it has succeeded; it brings the result
-    that the reading has, and agrees to every cancel. `calls` records every call at its start, in order.
+    that the reading has, agrees to every cancel, and finds no job. `calls` records every call at its start, in order.
     """
 
     def __init__(
@@ -249,11 +250,17 @@ class FakeProvider:
         poll_many: Sequence[Step[Mapping[str, Reading]]] = (),
         fetch: Sequence[Step[Reading]] = (),
         cancel: Sequence[Step[bool]] = (),
-        repeatable: bool = True,
+        find: Sequence[Step[Reading | None]] = (),
+        repeat: Repeat = "token",
+        way: Way | None = None,
+        told_once: bool = False,
+        given_once: bool = False,
         batch: int = 1,
         account: str = "",
     ) -> None:
-        self.repeatable = repeatable
+        self.way = way if way is not None else Way(repeat=repeat)
+        self.told_once = told_once
+        self.given_once = given_once
         self.batch = batch
         self.account = account
         self.calls: list[Call] = []
@@ -262,12 +269,18 @@ class FakeProvider:
         self._poll_many = list(poll_many)
         self._fetch = list(fetch)
         self._cancel = list(cancel)
+        self._find = list(find)
 
     async def create(self, task: Task) -> Reading:
         """The next step of `create`; a reading without a job gets `job-{task id}`."""
         self._note("create", task.id)
         reading = await _play(self._create, Reading(status=JobStatus.WAITING), task)
         return reading if reading.job is not None else msgspec.structs.replace(reading, job=f"job-{task.id}")
+
+    async def find(self, task: Task) -> Reading | None:
+        """The next step of `find`."""
+        self._note("find", task.id)
+        return await _play(self._find, None, task)
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""

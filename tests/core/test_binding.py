@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from creche.core.binding import JOB_LIMIT, KEEP_LIMIT, Binding
+from creche.core.binding import JOB_LIMIT, Binding
 from creche.core.exchange import Answer
-from creche.core.reading import JobStatus, Reading
+from creche.core.reading import KEEP_LIMIT, JobStatus, Reading
 from creche.core.recipe import load_recipe
 from creche.core.task import Job, Task
 from creche.errors import (
@@ -82,7 +82,7 @@ def test_a_create_that_cannot_be_repeated_goes_over_a_new_connection() -> None:
     assert not bound(create={"repeat": "token"}).create_call(TASK).fresh
     # The transport repeats a GET by itself: if that finds nobody, "certainly not sent" would be wrong.
     assert bound(create={"repeat": "token", "method": "GET"}).create_call(TASK).fresh
-    assert (bound().repeatable, bound(create={"repeat": "token"}).repeatable) == (False, True)
+    assert (bound().way.repeat, bound(create={"repeat": "token"}).way.repeat) == ("none", "token")
 
 
 def test_a_job_s_id_stays_in_its_segment() -> None:

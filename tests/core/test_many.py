@@ -10,7 +10,8 @@ from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
 from creche.core.many import Inquiry, Many
 from creche.core.reading import JobStatus, Reading
-from creche.core.recipe import ManyStep, load_recipe
+from creche.core.recipe import load_recipe
+from creche.core.recipe_steps import ManyStep
 from creche.core.task import Job
 from creche.errors import (
     AnswerError,

@@ -115,7 +115,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     """Each with file and place."""
     text = WHOLE.replace('"5s"', "5").replace('title = "Example"', "titel = 1").replace('"token"', '"twice"')
     assert mistakes(text) == [
-        'example.toml: create.repeat: expected one of none, token, id, got "twice"',
+        'example.toml: create.repeat: expected one of none, token, id, lookup, got "twice"',
         'example.toml: poll.every: expected a duration in quotes such as "3s" or "1h", got 5',
         'example.toml: titel: unknown key (did you mean "title"?)',
     ]

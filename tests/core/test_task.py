@@ -85,7 +85,7 @@ def test_an_outcome_survives_the_store(outcome: Outcome) -> None:
 Step = Callable[[Task], Task]
 
 STEPS: dict[str, Step] = {
-    "begin_create": rules.begin_create,
+    "begin_create": lambda task: rules.begin_create(task, 105.0, "by post"),
     "put_back": lambda task: rules.put_back(task, "busy"),
     "begin_job": lambda task: rules.begin_job(task, Job("j1"), 110.0),
     "wait": lambda task: rules.observe(task, Status.WAITING, "queued", None),
@@ -122,7 +122,7 @@ def test_a_refused_move_names_both_statuses() -> None:
 
 def test_the_deadline_begins_with_the_job() -> None:
     """Time in the queue does not count."""
-    task = rules.begin_job(rules.begin_create(a_task()), Job("j1"), 150.0)
+    task = rules.begin_job(rules.begin_create(a_task(), 140.0, "by post"), Job("j1"), 150.0)
     assert (task.status, task.deadline_at) == (Status.WAITING, 210.0)
 
 

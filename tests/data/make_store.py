@@ -46,7 +46,7 @@ def make(path: Path) -> None:
     job = Job("job-1", {"poll_url": "https://provider.example/jobs/1"}, START + 2)
 
     def ended(which: Task, outcome: Outcome, after_s: float) -> Settle:
-        return Settle(settle(begin_job(begin_create(which), job, START + 2), outcome, START + after_s))
+        return Settle(settle(begin_job(begin_create(which, START + 1, ""), job, START + 2), outcome, START + after_s))
 
     store = SqliteStore(path)
     store.open()

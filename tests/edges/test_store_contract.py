@@ -141,7 +141,7 @@ def test_a_batch_is_done_in_order(store: Store) -> None:
         [
             Accept(task),
             Accept(make_task("b", key="k", fingerprint="f")),
-            Save(tasks.begin_create(task)),
+            Save(tasks.begin_create(task, 2.0, "w")),
             Settle(done),
             Settle(done),
             Save(task),

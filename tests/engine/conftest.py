@@ -118,8 +118,8 @@ class Engine:
         self.cut_off()
         while not self._ended.is_set():
             for live in list(self.supervisor._live.values()):
-                if live.creating is not None:
-                    live.creating.cancel()
+                if live.on_wire is not None:
+                    live.on_wire.cancel()
             with trio.move_on_after(0.001):
                 await self._ended.wait()
 

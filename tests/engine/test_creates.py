@@ -49,7 +49,7 @@ async def test_busy_is_no_failure(
     repeatable: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """The task is put back to wait, visibly, and tried again, whatever the provider's class."""
-    provider = FakeProvider(create=[*[error] * 4, MADE], repeatable=repeatable)
+    provider = FakeProvider(create=[*[error] * 4, MADE], repeat="token" if repeatable else "none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await trio.sleep_until(20)
@@ -146,7 +146,7 @@ async def test_a_lost_create_that_cannot_be_repeated_is_unknown(
     engine: Engine, autojump_clock: object, warnings_logged: list[str], error: ProviderError
 ) -> None:
     """At rest, loudly, with a note; `wait` returns, the feed has no outcome, and nothing is ever sent again."""
-    provider = FakeProvider(create=[error], repeatable=False)
+    provider = FakeProvider(create=[error], repeat="none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     task = await engine.supervisor.wait("t", 3000)
@@ -162,7 +162,7 @@ async def test_a_lost_create_that_cannot_be_repeated_is_unknown(
 
 async def test_an_unknown_task_stays_unknown_after_a_restart(engine: Engine, autojump_clock: object) -> None:
     """And can still be resolved."""
-    provider = FakeProvider(create=[LOST], repeatable=False)
+    provider = FakeProvider(create=[LOST], repeat="none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await engine.at_rest()
@@ -177,7 +177,7 @@ async def test_an_unknown_task_stays_unknown_after_a_restart(engine: Engine, aut
 
 async def test_on_unknown_retry_repeats(engine: Engine, autojump_clock: object) -> None:
     """Where a second job costs less than a person."""
-    provider = FakeProvider(create=[LOST, LOST, MADE], repeatable=False)
+    provider = FakeProvider(create=[LOST, LOST, MADE], repeat="none")
     await engine.start(engine.algorithm(provider, on_unknown="retry"))
     await engine.submit()
     assert isinstance(await engine.result(), Succeeded)
@@ -206,7 +206,7 @@ async def test_five_error_answers_to_a_create_are_enough(
     engine: Engine, autojump_clock: object, error: ProviderError
 ) -> None:
     """Whether one of them made a job cannot be told, so a person decides; the create is not repeated for ever."""
-    provider = FakeProvider(create=[error], repeatable=True)
+    provider = FakeProvider(create=[error], repeat="token")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     task = await engine.supervisor.wait("t", 3600)
@@ -229,7 +229,7 @@ async def test_lost_answers_to_a_create_are_borne_for_as_long_as_a_job_may_take(
 @pytest.mark.parametrize("repeatable", [True, False])
 async def test_a_refusal_after_a_lost_answer(engine: Engine, autojump_clock: object, *, repeatable: bool) -> None:
     """It says that there is no second job, and nothing about the first."""
-    provider = FakeProvider(create=[LOST, CreateRefused("HTTP 400")], repeatable=repeatable)
+    provider = FakeProvider(create=[LOST, CreateRefused("HTTP 400")], repeat="token" if repeatable else "none")
     await engine.start(engine.algorithm(provider, on_unknown="retry"))
     await engine.submit()
     assert (await engine.supervisor.wait("t", 3600)).status is Status.UNKNOWN

@@ -174,7 +174,7 @@ async def test_a_defect_in_a_create_makes_no_second_job(
     engine: Engine, autojump_clock: object, errors_logged: list[str]
 ) -> None:
     """Nobody knows how far it came: it is as uncertain as a lost answer."""
-    provider = FakeProvider(create=[RuntimeError("boom"), DONE], repeatable=False)
+    provider = FakeProvider(create=[RuntimeError("boom"), DONE], repeat="none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     assert (await engine.at_rest()).status is Status.UNKNOWN

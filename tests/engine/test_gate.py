@@ -163,12 +163,12 @@ async def test_a_refused_key_or_an_error_about_one_task_is_an_answer(engine: Eng
 
 async def test_a_create_that_was_answered_with_nonsense_was_answered(engine: Engine, autojump_clock: object) -> None:
     """So it closes the breaker; one whose answer was lost is a failure."""
-    provider = FakeProvider(create=[CreateUncertain("HTTP 500", answered=True)], repeatable=False)
+    provider = FakeProvider(create=[CreateUncertain("HTTP 500", answered=True)], repeat="none")
     await engine.start(engine.algorithm(provider))
     await submit_all(engine, NAMES)
     await trio.sleep_until(1)
     assert not engine.supervisor.gate("draw").breaker.is_open
-    lost = FakeProvider(create=[CreateUncertain("lost")], repeatable=False)
+    lost = FakeProvider(create=[CreateUncertain("lost")], repeat="none")
     engine.supervisor.reload({"draw": engine.algorithm(lost)})
     await submit_all(engine, [f"again-{name}" for name in NAMES])
     await trio.sleep_until(2)

@@ -14,6 +14,7 @@ import trio.testing
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Succeeded, Task
+from creche.core.way import Way
 from creche.engine.feed import OLDEST
 from creche.engine.ports import Poll
 from creche.errors import Outage
@@ -108,6 +109,8 @@ class Ledger:
 
     def __init__(self, around_io: Callable[[], Awaitable[None]], *, repeatable: bool) -> None:
         self.repeatable = repeatable
+        self.way = Way(repeat="token" if repeatable else "none")
+        self.told_once = self.given_once = False
         self.batch, self.account = 1, ""
         self.jobs: dict[str, float] = {}
         self.owners: Counter[str] = Counter()
@@ -121,6 +124,9 @@ class Ledger:
             self.owners[task.id] += 1
         await self._io()
         return msgspec.structs.replace(MADE, job=job)
+
+    async def find(self, _: Task) -> Reading | None:
+        raise AssertionError("nothing is looked up")
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""

@@ -110,7 +110,7 @@ async def test_a_deadline_that_passed_meanwhile_is_obeyed(engine: Engine, autoju
     await engine.crash()
     await trio.sleep_until(2 * HOUR_S)
     await engine.start()
-    assert await engine.result(within_s=10) == TimedOut(after_s=HOUR_S)
+    assert await engine.result(within_s=10) == TimedOut(after_s=HOUR_S, cancelled=True)
     assert len(times(provider, "cancel")) == 1
 
 
@@ -151,7 +151,7 @@ async def test_a_create_that_was_on_the_wire(
         return QUEUED
 
     stored_task(engine, "t", Status.CREATING)
-    await engine.start(engine.algorithm(FakeProvider(create=[create], repeatable=repeatable)))
+    await engine.start(engine.algorithm(FakeProvider(create=[create], repeat="token" if repeatable else "none")))
     task = await engine.at_rest()
     assert task.status is status
     assert tokens == (["token-t"] if repeatable else [])
@@ -160,7 +160,7 @@ async def test_a_create_that_was_on_the_wire(
 
 async def test_what_was_put_back_is_certain_after_a_restart(engine: Engine, autojump_clock: object) -> None:
     """A provider that was away made no job: also one that cannot be repeated is tried again."""
-    provider = FakeProvider(create=[Outage("away"), Outage("away"), QUEUED], repeatable=False)
+    provider = FakeProvider(create=[Outage("away"), Outage("away"), QUEUED], repeat="none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await trio.sleep_until(4)

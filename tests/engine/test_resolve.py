@@ -46,7 +46,7 @@ async def unknown(engine: Engine, provider: FakeProvider) -> None:
 
 async def test_resolve_attach(engine: Engine, autojump_clock: object) -> None:
     """A person found the job: it is minded, for its whole deadline."""
-    provider = FakeProvider(create=[LOST], poll=[RUNNING, DONE], repeatable=False)
+    provider = FakeProvider(create=[LOST], poll=[RUNNING, DONE], repeat="none")
     await unknown(engine, provider)
     await trio.sleep(5000)
     answered = await engine.supervisor.resolve("t", ResolveIn(action="attach", job="found"))
@@ -66,7 +66,7 @@ async def test_resolve_create(engine: Engine, autojump_clock: object) -> None:
             raise LOST
         return MADE
 
-    provider = FakeProvider(create=[create], repeatable=False)
+    provider = FakeProvider(create=[create], repeat="none")
     await unknown(engine, provider)
     answered = await engine.supervisor.resolve("t", ResolveIn(action="create"))
     assert answered.status is Status.ACCEPTED
@@ -76,7 +76,7 @@ async def test_resolve_create(engine: Engine, autojump_clock: object) -> None:
 
 async def test_resolve_drop(engine: Engine, autojump_clock: object) -> None:
     """A person gave it up: that is its outcome, and the feed tells it."""
-    provider = FakeProvider(create=[LOST], repeatable=False)
+    provider = FakeProvider(create=[LOST], repeat="none")
     await unknown(engine, provider)
     answered = await engine.supervisor.resolve("t", ResolveIn(action="drop"))
     assert answered.outcome == Cancelled(reason="dropped")
@@ -91,7 +91,7 @@ async def test_a_second_decision_is_refused(
     engine: Engine, autojump_clock: object, first: ResolveIn, second: ResolveIn
 ) -> None:
     """The first one stands."""
-    provider = FakeProvider(create=[LOST, MADE], poll=[RUNNING], repeatable=False)
+    provider = FakeProvider(create=[LOST, MADE], poll=[RUNNING], repeat="none")
     await unknown(engine, provider)
     await engine.supervisor.resolve("t", first)
     with pytest.raises(WrongStatus):
@@ -104,7 +104,7 @@ async def test_of_two_decisions_at_once_one_is_refused(
     engine: Engine, autojump_clock: object, first: ResolveIn, second: ResolveIn
 ) -> None:
     """Also when the second comes while the first is being written; the daemon goes on."""
-    provider = FakeProvider(create=[LOST, MADE], repeatable=False)
+    provider = FakeProvider(create=[LOST, MADE], repeat="none")
     await unknown(engine, provider)
     refused: list[ResolveIn] = []
 
@@ -124,7 +124,7 @@ async def test_of_two_decisions_at_once_one_is_refused(
 
 async def test_a_cancel_that_meets_a_decision_is_not_lost(engine: Engine, autojump_clock: object) -> None:
     """A cancel that comes while an attach is being written is passed on to the job."""
-    provider = FakeProvider(create=[LOST], poll=[RUNNING, RUNNING, STOPPED], repeatable=False)
+    provider = FakeProvider(create=[LOST], poll=[RUNNING, RUNNING, STOPPED], repeat="none")
     await unknown(engine, provider)
     await while_the_store_is_slow(
         engine,
@@ -140,7 +140,7 @@ async def test_a_decision_that_cannot_be_written_changes_nothing(
     engine: Engine, autojump_clock: object, errors_logged: list[str], decision: ResolveIn
 ) -> None:
     """The task is as unknown as before, holds no slot, and the same decision can be made again."""
-    provider = FakeProvider(create=[LOST, MADE], repeatable=False)
+    provider = FakeProvider(create=[LOST, MADE], repeat="none")
     await unknown(engine, provider)
     engine.store.failing = True
     with pytest.raises(StoreUnavailable):
@@ -156,7 +156,7 @@ async def test_a_decision_that_cannot_be_written_changes_nothing(
 
 async def test_a_drop_is_durable_before_anybody_hears_of_it(engine: Engine, autojump_clock: object) -> None:
     """While it is being written, the task has no outcome for those who ask."""
-    await unknown(engine, FakeProvider(create=[LOST], repeatable=False))
+    await unknown(engine, FakeProvider(create=[LOST], repeat="none"))
     heard: list[Task] = []
 
     async def ask() -> None:
@@ -172,7 +172,7 @@ async def test_a_drop_is_durable_before_anybody_hears_of_it(engine: Engine, auto
 )
 async def test_a_decision_must_make_sense(engine: Engine, autojump_clock: object, decision: ResolveIn) -> None:
     """Otherwise nothing changes."""
-    await unknown(engine, FakeProvider(create=[LOST], repeatable=False))
+    await unknown(engine, FakeProvider(create=[LOST], repeat="none"))
     with pytest.raises(InvalidRequest):
         await engine.supervisor.resolve("t", decision)
     assert (await engine.supervisor.get("t")).status is Status.UNKNOWN
@@ -180,7 +180,7 @@ async def test_a_decision_must_make_sense(engine: Engine, autojump_clock: object
 
 async def test_an_unknown_task_cannot_be_cancelled(engine: Engine, autojump_clock: object) -> None:
     """The answer says what can be done instead."""
-    await unknown(engine, FakeProvider(create=[LOST], repeatable=False))
+    await unknown(engine, FakeProvider(create=[LOST], repeat="none"))
     with pytest.raises(WrongStatus, match="drop"):
         await engine.supervisor.cancel("t")
 
@@ -194,7 +194,7 @@ async def test_a_decision_is_taken_only_when_the_task_is_at_rest(
         engine.store.failing = True
         raise LOST
 
-    provider = FakeProvider(create=[create], poll=[*[MADE] * 10, DONE], repeatable=False)
+    provider = FakeProvider(create=[create], poll=[*[MADE] * 10, DONE], repeat="none")
     await engine.start(engine.algorithm(provider, rhythm=Rhythm(first_s=10, every_s=10)))
     await engine.submit()
     await trio.sleep_until(1.9)

@@ -104,7 +104,7 @@ async def test_an_unknown_task_holds_no_slot(engine: Engine, autojump_clock: obj
             raise CreateUncertain("lost")
         return QUEUED
 
-    await engine.start(engine.algorithm(FakeProvider(create=[create], repeatable=False), in_flight=1))
+    await engine.start(engine.algorithm(FakeProvider(create=[create], repeat="none"), in_flight=1))
     await submit_all(engine, "ab")
     assert isinstance(await engine.result("b"), Succeeded)
     assert (await engine.supervisor.get("a")).status is Status.UNKNOWN

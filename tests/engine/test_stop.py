@@ -12,7 +12,7 @@ import trio.testing
 
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Status, Succeeded, Task
-from creche.engine.supervisor import CREATE_GRACE_S
+from creche.engine.supervisor import ON_WIRE_GRACE_S
 from creche.errors import Draining
 from creche.testing import FakeProvider
 from tests.engine.conftest import Engine, Lasting, settle_all, submit_all, until
@@ -59,7 +59,7 @@ async def test_a_stop_lets_creates_on_the_wire_finish(engine: Engine, autojump_c
         await trio.sleep(3)
         return QUEUED
 
-    provider = FakeProvider(create=[create], repeatable=False)
+    provider = FakeProvider(create=[create], repeat="none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await trio.sleep_until(1)
@@ -84,12 +84,12 @@ async def test_a_stop_waits_for_creates_only_so_long(
             await trio.sleep_forever()
         return QUEUED
 
-    provider = FakeProvider(create=[create], repeatable=repeatable)
+    provider = FakeProvider(create=[create], repeat="token" if repeatable else "none")
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await trio.sleep_until(1)
     await engine.stop()
-    assert trio.current_time() == pytest.approx(1 + CREATE_GRACE_S)
+    assert trio.current_time() == pytest.approx(1 + ON_WIRE_GRACE_S)
     assert engine.stored().status is (Status.CREATING if repeatable else Status.UNKNOWN)
     assert engine.feed_ids() == []
     await trio.sleep_until(100)

@@ -108,11 +108,11 @@ async def test_a_task_s_deadline_comes_before_its_algorithm_s(
 async def test_a_job_is_left_or_cancelled_at_the_deadline(
     engine: Engine, autojump_clock: object, on_timeout: str, cancels: list[float]
 ) -> None:
-    """As `on_timeout` says, after the last poll; the outcome is the same."""
+    """As `on_timeout` says, after the last poll; the outcome tells whether the job may still run."""
     provider = FakeProvider(poll=[RUNNING])
     await engine.start(engine.algorithm(provider, on_timeout=on_timeout, deadline_s=60))
     await engine.submit()
-    assert await engine.result() == TimedOut(after_s=60)
+    assert await engine.result() == TimedOut(after_s=60, cancelled=bool(cancels))
     assert times(provider, "cancel") == cancels
 
 

@@ -136,7 +136,7 @@ def test_cancels_that_bring_errors(name: str, status: int, error: type[ProviderE
 def test_creates_that_cannot_be_repeated_use_a_new_connection(name: str) -> None:
     """Without a token or an id of ours, a create is never sent into a connection that may be closing."""
     binding = binding_of(name)
-    assert binding.create_call(task_with({})).fresh is not binding.repeatable
+    assert binding.create_call(task_with({})).fresh is (binding.way.repeat in {"none", "lookup"})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -168,7 +168,7 @@ async def test_the_recipe_repeats_a_create_whose_answer_was_lost(url: str) -> No
     """The same token finds the job that was made: one job, whatever was lost."""
     with trio.fail_after(LIMIT_S):
         account = Account(url)
-        assert account.binding.repeatable
+        assert account.binding.way.repeat == "token"
         task = _task({"lost_reply": True, "tag": "t1"})
         with pytest.raises(Outage):
             await account.create(task)

@@ -5,6 +5,7 @@ Recipes can move single HTTP statuses from one kind of error to another (`core.c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -17,19 +18,22 @@ from creche.core.reading import (
     JobStatus,
     Reading,
     Redaction,
-    Source,
     as_text,
     check_body,
+    check_length,
     decode_body,
     error_text,
     excerpt,
+    found_at,
     json_lines,
     raw_at,
     retry_after_s,
 )
-from creche.core.recipe import PollStep, Recipe, Step
+from creche.core.recipe import Recipe
+from creche.core.recipe_steps import PollStep, Step
 from creche.core.task import Job, Task
 from creche.core.template import MISSING, MissingValue, fill_body, fill_text, fill_url, point
+from creche.core.way import Way
 from creche.errors import (
     AnswerError,
     CreateRefused,
@@ -40,9 +44,6 @@ from creche.errors import (
 
 JOB_LIMIT = 2000
 """Characters of a job's id that are taken from a provider: it stands in every record and log line of its task."""
-
-KEEP_LIMIT = 4000
-"""Characters of a value that is kept from an answer: signed URLs are the longest."""
 
 STATUS_LIMIT = 100
 """Characters of a provider's own status word."""
@@ -64,7 +65,7 @@ class Binding:
         self._texts = {name: as_text(value) for name, value in params.items()}
         credentials = recipe.credentials.items() if secret else ()
         self._credentials = [(name, fill_text(value, {"secret": secret or ""})) for name, value in credentials]
-        steps = (recipe.create, recipe.poll, recipe.many, recipe.fetch, recipe.cancel)
+        steps = (recipe.create, recipe.lookup, recipe.poll, recipe.many, recipe.fetch, recipe.cancel)
         self.redaction = Redaction(secret, [value for _, value in self._credentials])
         """For whatever is said about a request and its answer."""
         self._headers = {id(step): _merged(recipe, step) for step in steps if step is not None}
@@ -77,9 +78,19 @@ class Binding:
     # -- create --
 
     @property
-    def repeatable(self) -> bool:
-        """Whether a create may be repeated with the same token."""
-        return self.recipe.create is not None and self.recipe.create.repeat != "none"
+    def way(self) -> Way:
+        """How creates go. The secret is no part of it: a key that was renewed changes nothing."""
+        create, lookup = self.recipe.create, self.recipe.lookup
+        if create is None:
+            return Way()
+        sent = (create.method, create.url, self._headers[id(create)], create.body, create.repeat, lookup)
+        place = (self._base, self._params, sent)
+        return Way(
+            repeat=create.repeat,
+            digest=hashlib.sha256(msgspec.json.encode(place, order="sorted")).hexdigest()[:16],
+            within_s=create.repeat_within_s,
+            appears_within_s=lookup.appears_within_s if lookup is not None else 0.0,
+        )
 
     def create_call(self, task: Task) -> Call:
         """The request that makes the job. Raises `CreateRefused` when the recipe cannot create."""
@@ -94,7 +105,7 @@ class Binding:
             raise CreateRefused(f"the input cannot be taken apart: {exc}") from exc
         # A loss must not be mistaken for a stale kept-alive connection where nothing makes the create safe to repeat,
         # and where the transport would repeat it by itself: should that fail, the first may have arrived.
-        fresh = step.repeat == "none" or step.method == "GET"
+        fresh = step.repeat in {"none", "lookup"} or step.method == "GET"
         return msgspec.structs.replace(call, fresh=True) if fresh else call
 
     def read_create(self, answer: Answer, task: Task) -> Reading:
@@ -117,7 +128,7 @@ class Binding:
             raise CreateUncertain(message, retry_after_s=hint_s, answered=True)
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             # What the Idempotency-Key draft of the IETF prescribes while the first request is being worked on.
-            in_progress = answer.status == 409 and step.repeat != "none"  # noqa: PLR2004
+            in_progress = answer.status == 409 and step.repeat in {"token", "id"}  # noqa: PLR2004
             raise CreateRefused(self._complaint(answer), in_progress=in_progress, retry_after_s=hint_s)
         return self._read_created(answer, task)
 
@@ -137,9 +148,9 @@ class Binding:
             # The provider took the request, so a job may well be running under a name that we did not learn.
             raise CreateUncertain(unreadable, answered=True)
         try:
-            _check_length("the job's id", job, JOB_LIMIT)
+            check_length("the job's id", job, JOB_LIMIT)
             reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
-            keep = {**reading.keep, **_found(step.keep, answer, body)}
+            keep = {**reading.keep, **found_at(step.keep, answer, body)}
         except AnswerError as exc:
             raise CreateUncertain(f"HTTP {answer.status}, but {exc}", answered=True) from exc
         return msgspec.structs.replace(reading, job=job, keep=keep)
@@ -202,7 +213,7 @@ class Binding:
             status=status,
             provider_status=self.redaction.hide(word, at_most=STATUS_LIMIT) if word is not None else None,
             known=known,
-            keep=_found(step.keep, answer, body),
+            keep=found_at(step.keep, answer, body),
             progress=step.progress.find(body) if step.progress is not None else None,
             # A rule may read a success off the HTTP status of an answer that is no JSON.
             result=raw_at(answer.body, step.result) if succeeded and body is not None else msgspec.Raw(b"null"),
@@ -222,7 +233,7 @@ class Binding:
             return min(hint_s, 3600.0) if hint_s >= 0 else None
         return retry_after_s(answer)
 
-    # -- many: what `core.many` needs --
+    # -- lists: what `core.many` and `core.lookup` need --
 
     def many_call(self, target: str, ids: Sequence[str]) -> Call:
         """The recipe's request about many jobs, at `target`: its URL template, or a URL that an answer named."""
@@ -232,7 +243,18 @@ class Binding:
         names = {**self._texts, "ids": step.separator.join(ids)}
         return self._request(step, fill_url(target, names), names, body)
 
-    def check_many(self, answer: Answer) -> None:
+    def lookup_call(self, target: str, task: Task) -> Call:
+        """The recipe's request for the list in which a task's job may be, likewise. Raises `AnswerError`."""
+        step = self.recipe.lookup
+        assert step is not None, "whoever asks has looked"  # noqa: S101 - a defect of the caller
+        try:
+            names = self._names(task_id=task.id, token=task.token, user=task.user)
+            body = None if step.body is None else fill_body(step.body, {**names, **self._params}, None)
+            return self._request(step, fill_url(target, names), names, body)
+        except MissingValue as exc:
+            raise AnswerError(f'the search needs a value for "{exc.args[0]}"') from exc
+
+    def check_list(self, answer: Answer) -> None:
         """Raise as `Provider.poll` where the answer is an error or no JSON."""
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             self._raise_for(answer)
@@ -347,21 +369,6 @@ def _merged(recipe: Recipe, step: Step) -> tuple[tuple[str, str], ...]:
         ours["Content-Type"] = "application/json"
     merged = {name.lower(): (name, value) for name, value in ({**ours, **recipe.headers, **step.headers}).items()}
     return tuple(merged.values())
-
-
-def _found(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
-    values = {}
-    for name, source in sources.items():
-        value = source.find(answer, body)
-        if value is not None:
-            _check_length(f'"keep.{name}"', value, KEEP_LIMIT)
-            values[name] = value
-    return values
-
-
-def _check_length(what: str, value: str, limit: int) -> None:
-    if len(value) > limit:
-        raise AnswerError(f"{what} in the answer has {len(value)} characters, and at most {limit} are taken")
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, urljoin
 
 import msgspec
 
-from creche.core.binding import KEEP_LIMIT, Binding
+from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
-from creche.core.reading import Reading, as_text, excerpt, raw_at
+from creche.core.listing import next_url
+from creche.core.reading import Reading, excerpt, raw_at
 from creche.core.task import Job
 from creche.core.template import fill_url
 from creche.errors import AnswerError
@@ -56,25 +56,9 @@ class Many:
         return self._binding.many_call(target, ids)
 
     def next_call(self, answer: Answer, call: Call, first: Call, ids: Sequence[str]) -> Call | None:
-        """The request for the page behind the answer to `call`; None when that was the last. `first` began it all.
-
-        That an answer names a URL earns it no trust: the credential goes along only to the origins that may see it.
-        """
-        if self.step.next is None:
-            return None
-        value = msgspec.json.decode(raw_at(answer.body, self.step.next))
-        if value is None or isinstance(value, dict | list | bool) or not 0 < len(as_text(value)) <= KEEP_LIMIT:
-            return None
-        if self.step.next_param:
-            name, cursor = (quote(text, safe="") for text in (self.step.next_param, as_text(value)))
-            url = f"{first.url}{'&' if '?' in first.url else '?'}{name}={cursor}"
-        else:
-            try:
-                url = urljoin(call.url, fill_url("{+next}", {"next": as_text(value)}))
-            except ValueError:
-                return None
-        # What leads to where we are would do so for ever.
-        return None if url == call.url else self._binding.many_call(url, ids)
+        """The request for the page behind the answer to `call`; None when that was the last. `first` began it all."""
+        url = next_url(self.step, answer, here=call.url, first=first.url)
+        return None if url is None else self._binding.many_call(url, ids)
 
     def read(self, answer: Answer, wanted: set[str]) -> dict[str, Reading]:
         """What the answer says about the jobs in `wanted`, by id; those that it mentions are taken out of the set.
@@ -82,7 +66,7 @@ class Many:
         One that it mentions in vain is in neither: its item cannot be read, or tells too little of its end. Raises as
         `Provider.poll`.
         """
-        self._binding.check_many(answer)
+        self._binding.check_list(answer)
         # Other headers are about the request, not about each job.
         hints = {name: value for name, value in answer.headers.items() if name in self._hints}
         found = {}

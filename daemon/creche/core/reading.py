@@ -28,6 +28,9 @@ MESSAGE_LIMIT = 2000
 EXCERPT_LIMIT = 160
 """Characters of a body that a message shows."""
 
+KEEP_LIMIT = 4000
+"""Characters of a value that is kept from an answer: signed URLs are the longest."""
+
 _HINT_LIMIT_S = 3600.0
 
 
@@ -249,6 +252,23 @@ def excerpt(body: bytes, redaction: Redaction) -> str:
     text = redaction.hide_in_bytes(body, at_most=4 * EXCERPT_LIMIT)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return _cut(line, EXCERPT_LIMIT)
+
+
+def found_at(sources: Mapping[str, Source], answer: Answer, body: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
+    """The values that are there, by name. Raises `AnswerError` for one that is too long."""
+    values = {}
+    for name, source in sources.items():
+        value = source.find(answer, body)
+        if value is not None:
+            check_length(f'"keep.{name}"', value, KEEP_LIMIT)
+            values[name] = value
+    return values
+
+
+def check_length(what: str, value: str, limit: int) -> None:
+    """Raises `AnswerError`."""
+    if len(value) > limit:
+        raise AnswerError(f"{what} in the answer has {len(value)} characters, and at most {limit} are taken")
 
 
 def retry_after_s(answer: Answer) -> float | None:

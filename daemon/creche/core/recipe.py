@@ -12,7 +12,17 @@ from typing import Any
 import msgspec
 
 from creche.core.document import Table, scalar
-from creche.core.reading import JobStatus, Progress, Rule, Source
+from creche.core.reading import JobStatus, Rule, Source
+from creche.core.recipe_steps import (
+    FORMATS,
+    METHODS,
+    CancelStep,
+    CreateStep,
+    FetchStep,
+    LookupStep,
+    ManyStep,
+    PollStep,
+)
 from creche.core.recipe_values import (
     as_ends,
     as_equals,
@@ -23,14 +33,11 @@ from creche.core.recipe_values import (
     as_source,
 )
 from creche.core.template import body_fields, url_fields
+from creche.core.way import REPEATS
 from creche.errors import RecipeError
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-REPEAT = ("none", "token", "id")
 OURS = frozenset({"task", "token", "user", "job", "input", "ids"})
 """Names that stand for values of creche's own in every template."""
-
-FORMATS = ("json", "jsonl", "text")
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -38,81 +45,6 @@ class Parameter(msgspec.Struct, frozen=True):
 
     about: str
     default: str | int | float | bool | None = None
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What all requests have in common."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: Any
-
-
-class CreateStep(Step, frozen=True, kw_only=True):
-    """`repeat`: what makes the create safe to repeat. `none` nothing; `token` an idempotency key; `id` the job's
-    id is ours.
-    """
-
-    id: Source | None
-    keep: Mapping[str, Source]
-    repeat: str
-    busy: frozenset[int]
-    exists: frozenset[int]
-
-
-class PollStep(Step, frozen=True, kw_only=True):
-    """How to ask, and how to read the answer. Times in seconds."""
-
-    status: str | None
-    statuses: Mapping[str, JobStatus]
-    rules: tuple[Rule, ...]
-    keep: Mapping[str, Source]
-    progress: Progress | None
-    result: str
-    error: tuple[str, ...]
-    retry_after: Source | None
-    first_s: float
-    every_s: float
-    grow: float
-    up_to_s: float
-    grace_s: float
-
-
-class ManyStep(Step, frozen=True, kw_only=True):
-    """One request about many jobs, by their ids or as a list of what there is, and where its answer has each of them.
-
-    `max` jobs at most per request. What an item says is read as a poll's answer; `item` is where the latter has what
-    the former is, and `whole` is False where items tell less of an end. `next` is a cursor for the query parameter
-    `next_param`, or a URL where that is empty; no more than `pages` are asked for.
-    """
-
-    max: int
-    separator: str
-    items: str
-    keyed_by_id: bool
-    id: Source | None
-    item: str
-    whole: bool
-    next: str | None
-    next_param: str
-    pages: int
-
-
-class FetchStep(Step, frozen=True, kw_only=True):
-    """The second request. `after`: which ends need it; `failed`: HTTP statuses by which the job itself has failed."""
-
-    after: frozenset[JobStatus]
-    result: str
-    error: tuple[str, ...]
-    format: str
-    failed: frozenset[int]
-
-
-class CancelStep(Step, frozen=True, kw_only=True):
-    """`agreed`: HTTP statuses after which no further request is needed."""
-
-    agreed: frozenset[int]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Mapping[str, str]
     secret_required: bool
     create: CreateStep | None
+    lookup: LookupStep | None
     poll: PollStep
     many: ManyStep | None
     fetch: FetchStep | None
@@ -153,6 +86,7 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
         credentials=credentials,
         secret_required=bool(credentials) and not auth.flag("optional"),
         create=_create(root.table("create")) if "create" in root else None,
+        lookup=_lookup(root.table("lookup")) if "lookup" in root else None,
         poll=_poll(root.table("poll")),
         many=_many(root.table("many")) if "many" in root else None,
         fetch=_fetch(root.table("fetch")) if "fetch" in root else None,
@@ -161,6 +95,7 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
     auth.close()
     root.close()
     _check_credentials(recipe, root)
+    _check_lookup(recipe, root)
     _check_names(recipe, root)
     if mistakes:
         raise RecipeError(mistakes)
@@ -188,14 +123,18 @@ def _step(table: Table, method: str) -> dict[str, Any]:
 
 
 def _create(table: Table) -> CreateStep:
-    repeat = table.choice("repeat", "none", REPEAT)
+    repeats = {word: word for word in REPEATS}
+    repeat = repeats[table.choice("repeat", "none", REPEATS)]  # type: ignore[index]  # it is one of them
     if repeat != "id":
         table.required("id", "where the answer has the job's id")
+    if repeat == "none" and "repeat_within" in table:
+        table.wrong("repeat_within", 'leave it out: with `repeat = "none"` nothing is repeated')
     step = CreateStep(
         **_step(table, "POST"),
         id=table.value("id", None, as_source),
         keep=_sources(table.table("keep")),
         repeat=repeat,
+        repeat_within_s=table.duration("repeat_within", 86400.0),
         busy=table.value("busy", frozenset({429}), as_http_statuses),
         exists=table.value("exists", frozenset(), as_http_statuses),
     )
@@ -220,6 +159,7 @@ def _poll(table: Table) -> PollStep:
         grow=table.number("grow", 1.0, at_least=1.0),
         up_to_s=table.duration("up_to", max(every_s, 60.0)),
         grace_s=table.duration("grace", 10.0),
+        once=table.flag("once"),
     )
     if not step.rules and (step.status is None or not step.statuses):
         table.wrong("status", "expected `status` with a table `statuses`, or `rules`")
@@ -233,14 +173,11 @@ def _many(table: Table) -> ManyStep:
         **_step(table, "GET"),
         max=table.integer("max", 2, at_least=2, at_most=10_000),
         separator=table.text("separator", ","),
-        items=table.value("items", "", as_pointer),
         keyed_by_id=table.flag("keyed_by_id"),
         id=table.value("id", None, as_source),
         item=table.value("item", "", as_pointer),
         whole=table.flag("whole", default=True),
-        next=table.value("next", None, as_pointer),
-        next_param=table.text("next_param"),
-        pages=table.integer("pages", 3, at_least=1, at_most=100),
+        **_listing(table),
     )
     if not step.keyed_by_id:
         table.required("id", "where an item has its job's id, unless items are `keyed_by_id`")
@@ -250,9 +187,38 @@ def _many(table: Table) -> ManyStep:
         table.wrong("id", "expected a pointer: no header tells the ids of several jobs")
     if "separator" in table and "ids" not in url_fields(step.url):
         table.wrong("separator", "leave it out: it stands between the {ids} of a URL, and there are none in `url`")
+    table.close()
+    return step
+
+
+def _listing(table: Table) -> dict[str, Any]:
     for key in ("next_param", "pages"):
         if key in table and "next" not in table:
             table.wrong(key, "leave it out: without `next` there is one page")
+    return {
+        "items": table.value("items", "", as_pointer),
+        "next": table.value("next", None, as_pointer),
+        "next_param": table.text("next_param"),
+        "pages": table.integer("pages", 3, at_least=1, at_most=100),
+    }
+
+
+def _lookup(table: Table) -> LookupStep:
+    table.required("tag", "where an item has the {token} that the create sent")
+    table.required("id", "where an item has its job's id")
+    nowhere = Source()
+    step = LookupStep(
+        **_step(table, "GET"),
+        **_listing(table),
+        tag=table.value("tag", None, as_source) or nowhere,
+        id=table.value("id", None, as_source) or nowhere,
+        keep=_sources(table.table("keep")),
+        created=table.value("created", None, as_pointer),
+        appears_within_s=table.duration("appears_within", 30.0),
+    )
+    for key in ("tag", "id"):
+        if getattr(step, key).header is not None:
+            table.wrong(key, "expected a pointer: no header tells of several jobs")
     table.close()
     return step
 
@@ -265,6 +231,7 @@ def _fetch(table: Table) -> FetchStep:
         error=table.value("error", (), as_pointers),
         format=table.choice("format", "json", FORMATS),
         failed=table.value("failed", frozenset(), as_http_statuses),
+        once=table.flag("once"),
     )
     table.close()
     return step
@@ -318,19 +285,38 @@ def _check_credentials(recipe: Recipe, root: Table) -> None:
                 root.wrong(f"auth.{name}", f'"{field}" is not known here; only {{secret}} is')
 
 
+def _check_lookup(recipe: Recipe, root: Table) -> None:
+    """Who looks for a job must have sent what it can be found by."""
+    create = recipe.create
+    wanted = create is not None and create.repeat == "lookup"
+    if wanted and recipe.lookup is None:
+        root.wrong("create", 'repeat = "lookup" needs the table [lookup], which says how')
+    if recipe.lookup is not None and not wanted:
+        root.wrong("lookup", 'leave it out, or say [create] repeat = "lookup"')
+    if wanted and create is not None:
+        named = {field for text in (create.url, *create.headers.values()) for field in url_fields(text)}
+        if "token" not in named | body_fields(create.body):
+            root.wrong(
+                "create.repeat", 'repeat = "lookup" needs "$token" in the body, or {token} elsewhere, to be found by'
+            )
+
+
 def _check_names(recipe: Recipe, root: Table) -> None:
     """Every name that a template uses must be a parameter, a kept value, or one of ours."""
     for name in sorted(recipe.params.keys() & OURS):
         root.wrong(f"params.{name}", "this name stands for a value of creche's own; choose another")
-    kept = {f"keep.{name}" for step in (recipe.create, recipe.poll) if step is not None for name in step.keep}
+    keepers = (recipe.create, recipe.lookup, recipe.poll)
+    kept = {f"keep.{name}" for step in keepers if step is not None for name in step.keep}
     steps = {
         "create": recipe.create,
+        "lookup": recipe.lookup,
         "poll": recipe.poll,
         "many": recipe.many,
         "fetch": recipe.fetch,
         "cancel": recipe.cancel,
     }
-    ours_at = {"create": {"task", "token", "user"}, "many": {"ids"}}
+    of_task = {"task", "token", "user"}
+    ours_at = {"create": of_task, "lookup": of_task, "many": {"ids"}}
     for place, step in steps.items():
         if step is None:
             continue

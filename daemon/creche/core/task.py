@@ -17,6 +17,8 @@ from typing import assert_never
 
 import msgspec
 
+from creche.core.reading import Reading
+
 
 class Status(StrEnum):
     """Where a task is; the words of the API."""
@@ -57,6 +59,10 @@ MOVES: Mapping[Status, frozenset[Status]] = {
 }
 
 
+DEADLINE = "deadline"
+"""The reason of a cancel that nobody asked for but the algorithm's `on_timeout`."""
+
+
 class IllegalMove(Exception):
     """A move that `MOVES` does not allow was asked for: a defect of the caller, never of the world."""
 
@@ -93,11 +99,13 @@ class Cancelled(msgspec.Struct, frozen=True, tag_field="status", tag="cancelled"
 
 
 class TimedOut(msgspec.Struct, frozen=True, tag_field="status", tag="timed_out"):
-    """Our deadline passed, `after_s` seconds after the job began; one last poll was made first. The job may still
-    run.
+    """Our deadline passed, `after_s` seconds after the job began; one last poll was made first.
+
+    `cancelled` tells that the provider agreed to end the job; else it may still run.
     """
 
     after_s: float
+    cancelled: bool = False
     reason: str = "deadline"
 
 
@@ -144,12 +152,21 @@ class Job(msgspec.Struct, frozen=True):
     since: float = 0.0
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """A create that may be on the wire: since when it may, and by which way (`core.way`) it went first."""
+
+    since: float
+    way: str = ""
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task, whole: what the client said, and what became of it.
 
     `token` identifies the create towards the provider (idempotency key, client-chosen job id); it is on disk before the
     first byte leaves and stays the same however often the create is repeated. `fingerprint` tells whether a repeated
-    `key` came with the same content. `deadline_at` is set when the job begins; before that only `deadline_s` counts.
+    `key` came with the same content. `sent` is there while nobody knows whether the create arrived. `deadline_at` is
+    set when the job begins; before that only `deadline_s` counts. `fetching` is what the provider said of a job that
+    is over, while its result is yet to be fetched.
     """
 
     # what the client said
@@ -168,10 +185,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     accepted_at: float
     status: Status = Status.ACCEPTED
+    sent: Sent | None = None
     job: Job | None = None
     deadline_at: float | None = None
     provider_status: str | None = None
     progress: float | None = None
+    fetching: Reading | None = None
     cancel_reason: str | None = None
     note: str = ""
     outcome: Outcome | None = None
@@ -192,23 +211,26 @@ def _replace(task: Task, **changes: object) -> Task:
     return msgspec.structs.replace(task, **changes)
 
 
-def begin_create(task: Task) -> Task:
-    """The intent: from here on the request may be on the wire."""
+def begin_create(task: Task, now: float, way: str) -> Task:
+    """The intent: from here on the request may be on the wire. A repetition leaves it as the first one was."""
     _move(task, Status.CREATING)
-    return _replace(task, status=Status.CREATING, note="")
+    sent = task.sent if task.status is Status.CREATING and task.sent is not None else Sent(now, way)
+    return _replace(task, status=Status.CREATING, sent=sent, note="")
 
 
 def put_back(task: Task, note: str) -> Task:
     """The provider certainly made no job: wait and create later. `note` says why."""
     _move(task, Status.ACCEPTED)
-    return _replace(task, status=Status.ACCEPTED, note=note)
+    return _replace(task, status=Status.ACCEPTED, sent=None, note=note)
 
 
-def begin_job(task: Task, job: Job, now: float) -> Task:
-    """The job is known, created or attached; its deadline starts here."""
+def begin_job(task: Task, job: Job, now: float, reading: Reading | None = None) -> Task:
+    """The job is known, created or attached; its deadline starts here. `reading`: what the create's answer said."""
     status = Status.CANCELLING if task.cancel_reason and task.status is Status.CREATING else Status.WAITING
     _move(task, status)
-    return _replace(task, status=status, job=job, deadline_at=now + task.deadline_s, note="")
+    fetching = reading if reading is not None and reading.to_fetch else None
+    deadline_at = now + task.deadline_s
+    return _replace(task, status=status, sent=None, job=job, deadline_at=deadline_at, fetching=fetching, note="")
 
 
 def observe(task: Task, status: Status, provider_status: str | None, progress: float | None) -> Task:
@@ -233,7 +255,7 @@ def request_cancel(task: Task, reason: str) -> Task:
 def park_unknown(task: Task, note: str) -> Task:
     """Nobody can tell whether the job exists; a person must look. `note` says what happened."""
     _move(task, Status.UNKNOWN)
-    return _replace(task, status=Status.UNKNOWN, note=note)
+    return _replace(task, status=Status.UNKNOWN, sent=None, note=note)
 
 
 def create_anew(task: Task, token: str) -> Task:
@@ -249,4 +271,6 @@ def settle(task: Task, outcome: Outcome, now: float) -> Task:
     status = status_of(outcome)
     _move(task, status)
     progress = 1.0 if isinstance(outcome, Succeeded) else task.progress
-    return _replace(task, status=status, outcome=outcome, settled_at=now, progress=progress, note="")
+    return _replace(
+        task, status=status, outcome=outcome, settled_at=now, sent=None, fetching=None, progress=progress, note=""
+    )

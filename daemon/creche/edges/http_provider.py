@@ -17,6 +17,7 @@ import trio
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call, Prepared, Unanswered
+from creche.core.lookup import Search
 from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
@@ -55,7 +56,10 @@ class HttpProvider:
         self._transport = transport
         self._timeout_s = timeout_s
         self._many = Many(binding) if binding.recipe.many is not None else None
-        self.repeatable = binding.repeatable
+        self.way = binding.way
+        recipe = binding.recipe
+        self.told_once = recipe.poll.once
+        self.given_once = recipe.fetch is not None and recipe.fetch.once
         self.batch = self._many.step.max if self._many is not None else 1
         self.account = self._many.account if self._many is not None else ""
 
@@ -72,6 +76,13 @@ class HttpProvider:
             words = _describe(exc, call.url, self._binding)
             raise CreateUncertain(words, answered=isinstance(exc, _UNREADABLE)) from exc
         return self._binding.read_create(answer, task)
+
+    async def find(self, task: Task) -> Reading | None:
+        """As `Provider.find`. As many pages are asked for as it takes."""
+        search = Search(self._binding, task)
+        while search.call is not None:
+            search.take(await self._ask(search.call))
+        return search.result()
 
     def poll_of(self, job: Job) -> Poll:
         """As `Provider.poll_of`."""

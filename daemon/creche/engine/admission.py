@@ -16,6 +16,7 @@ from creche.core.document import suggestion
 from creche.core.polling import Rhythm
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
+from creche.core.way import Way
 from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
 from creche.engine.ports import Poll
@@ -103,7 +104,8 @@ class _NeverAsked:
 
 class _NotConfigured:
     # Nothing is sent; a create that may have arrived stays open until the real provider is back.
-    repeatable = True
+    way = Way(repeat="token")
+    told_once = given_once = False
     batch = 1
     account = ""
 
@@ -111,6 +113,9 @@ class _NotConfigured:
         self._complaint = f'algorithm "{name}" is no longer in the configuration'
 
     async def create(self, _: Task) -> Reading:
+        self._refuse()
+
+    async def find(self, _: Task) -> Reading | None:
         self._refuse()
 
     def poll_of(self, _: Job) -> Poll:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -12,7 +13,8 @@ from loguru import logger
 
 from creche.core.histogram import Histogram
 from creche.core.polling import CONDITIONS, Rhythm
-from creche.core.task import Task
+from creche.core.reconcile import Doubt, Policy, Step, next_step
+from creche.core.task import Outcome, Task
 from creche.core.wire import Live
 from creche.engine.feed import Updates
 from creche.engine.gate import Gate
@@ -22,8 +24,14 @@ from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
 
+T = TypeVar("T")
+
 MAX_TOLD = 1000
 """Things said once that are remembered; a provider that invents a word for every answer shall not fill the memory."""
+
+
+class CutOff(Exception):
+    """A request that must not be cut off was, because the daemon ends now."""
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +50,10 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     on_unknown: str = "ask"
 
     @property
-    def may_repeat(self) -> bool:
-        """Whether a create that may have arrived is sent again."""
-        return self.provider.repeatable or self.on_unknown == "retry"
+    def policy(self) -> Policy:
+        """How doubt about a create is dealt with."""
+        retry = self.on_unknown == "retry"
+        return Policy(way=self.provider.way, retry=retry, max_failures=self.rhythm.max_failures)
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +97,13 @@ class LiveTask:
         "answered",
         "at_rest",
         "condition",
-        "creating",
         "delay_s",
         "failures",
         "gate",
         "last_error",
         "leaving",
+        "on_wire",
+        "outcome",
         "patience",
         "queued",
         "task",
@@ -110,13 +120,32 @@ class LiveTask:
         self.patience: trio.CancelScope | None = None
         self.leaving = False
         self.queued = False  # for a slot, without a child
-        self.creating: trio.CancelScope | None = None
+        self.on_wire: trio.CancelScope | None = None
+        self.outcome: Outcome | None = None
         self.condition: str | None = None
         self.failures = 0
         self.last_error = ""
         self.answered = False
         self._trouble: str | None = None
         self._tools = tools
+
+    def next_step(self, doubt: Doubt | None = None) -> Step:
+        """What is to be done next about the task."""
+        return next_step(self.task, self.algorithm.policy, self._tools.wall(), doubt)
+
+    async def uncut(self, request: Callable[[], Awaitable[T]]) -> T:
+        """One request to the provider, shielded: cut in the middle, what it did or brought would be lost.
+
+        The provider bounds its own requests. When the daemon stops, the supervisor shortens the shield; then, and only
+        then, this raises `CutOff`.
+        """
+        with trio.CancelScope(shield=True) as shield:
+            self.on_wire = shield
+            try:
+                return await request()
+            finally:
+                self.on_wire = None
+        raise CutOff("the daemon stopped while the request was on the wire")
 
     def let_go(self) -> None:
         """The daemon stops: what the children do ends here, and the job goes on without them."""

@@ -13,6 +13,7 @@ import msgspec
 
 from creche.core.reading import Reading
 from creche.core.task import Job, Status, Task
+from creche.core.way import Way
 from creche.errors import AlreadySettled, KeyConflict
 
 
@@ -180,8 +181,14 @@ class Provider(Protocol):
     do that.
     """
 
-    repeatable: bool
-    """Whether a create may be repeated with the same token without making a second job."""
+    way: Way
+    """How creates go, and what can be done about one that may have arrived."""
+
+    told_once: bool
+    """Whether an end is told only once: a poll that is cut off may have brought it."""
+
+    given_once: bool
+    """Whether a result is given out only once: a fetch that is cut off may have brought it."""
 
     batch: int
     """How many jobs one `poll_many` may ask for; 1 where the provider has no such request."""
@@ -196,6 +203,13 @@ class Provider(Protocol):
 
         `Outage`, `Throttled`, `CredentialsRefused`: certainly no job was made. `CreateRefused`: nor will one be.
         `CreateUncertain`: cannot be told.
+        """
+
+    async def find(self, task: Task) -> Reading | None:
+        """Look for the job of a create that may have arrived; only where `way.repeat` is "lookup".
+
+        None: when this was asked there was none, or it was not shown yet. Where that cannot be told it is an
+        `AnswerError`.
         """
 
     def poll_of(self, job: Job) -> Poll:

@@ -1,4 +1,4 @@
-"""Admission, the registry of what is minded, the one error boundary per task, recovery, stop.
+"""Admission, the registry of what is minded, recovery, stop.
 
 Every unfinished task is a `LiveTask` in the registry; those that are minded have a nursery of their own below
 `Supervisor.run`. A task that is `unknown` stays in the registry at rest until somebody resolves it.
@@ -16,23 +16,20 @@ from loguru import logger
 
 from creche.core import task as rules
 from creche.core.limits import Slots
-from creche.core.polling import attributed
-from creche.core.task import Cancelled, IllegalMove, Outcome, ServerFailed, Status, Task
+from creche.core.reconcile import Create, Rest
+from creche.core.task import DEADLINE, Cancelled, Status, Task
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
 from creche.engine.batches import Accounts, Batches
 from creche.engine.feed import Feed
 from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.minding import mind
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
-from creche.engine.task_run import run_task
 from creche.errors import CrecheError, Draining, InvalidRequest, TaskNotFound, TooManyTasks, WrongStatus
 
-CREATE_GRACE_S = 5.0
-"""How long a stop waits for creates that are on the wire: cut off, they would leave open whether a job exists."""
-
-MAX_CRASHES = 5
-"""Defects of ours in a row before a task is given up; between them it waits as after any error."""
+ON_WIRE_GRACE_S = 5.0
+"""How long a stop waits for requests that must not be cut off: what they made or brought would be lost."""
 
 RELOAD_STEP_S = 0.001
 """After a reload every task asks anew, so that a repaired key is used at once; but not all in one moment."""
@@ -72,12 +69,12 @@ class Supervisor:
 
     async def _let_go(self) -> None:
         """Cancel all tasks, some at a time: to unwind twenty thousand at once would hold up the loop for seconds."""
-        creates_until = trio.current_time() + CREATE_GRACE_S
+        grace_until = trio.current_time() + ON_WIRE_GRACE_S
         for number, live in enumerate(list(self._live.values())):
             if number % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
-            if live.creating is not None:
-                live.creating.deadline = creates_until
+            if live.on_wire is not None:
+                live.on_wire.deadline = grace_until
             live.let_go()
 
     def stop(self) -> None:
@@ -154,7 +151,7 @@ class Supervisor:
                 return task
             hint = "`creche resolve ID drop` gives it up" if task.status is Status.UNKNOWN else "it has ended"
             raise WrongStatus(f"the task is {task.status}: {hint}")
-        if task.cancel_reason is None:
+        if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
         # Also when it was asked for before: that wish may not have reached the disk.
         await self._tools.journal.write(Save(live.task))
@@ -280,18 +277,19 @@ class Supervisor:
 
     def _start(self, live: LiveTask) -> None:
         """Mind a task that the store has; an unknown one rests, and who waits for a slot needs no child yet."""
-        if live.task.status is Status.UNKNOWN:
+        step = live.next_step()
+        if isinstance(step, Rest):
             live.come_to_rest()
         elif not self.draining:  # else the next start takes the task from the store
-            live.queued = self._must_queue(live)
+            live.queued = isinstance(step, Create) and self._must_queue(live)
             if not live.queued:
                 self._give_child(live)
 
     def _must_queue(self, live: LiveTask) -> bool:
         """Whether a slot is all that a task waits for, and there is none; it is in the queue then."""
-        task = live.task
-        ready = task.status is Status.ACCEPTED and task.cancel_reason is None and task.start_at is None
-        return ready and live.delay_s == 0 and not live.gate.slots.take(task.id, task.priority)
+        task, slots = live.task, live.gate.slots
+        ready = task.start_at is None and live.delay_s == 0 and task.id not in slots.holders
+        return ready and not slots.take(task.id, task.priority)
 
     def _rouse(self, live: LiveTask) -> None:
         """Wake a task's child; one that only waited for its slot gets its child now."""
@@ -303,7 +301,7 @@ class Supervisor:
 
     def _give_child(self, live: LiveTask) -> None:
         assert self._nursery is not None, "run comes first"  # noqa: S101
-        self._nursery.start_soon(self._mind, live, name=live.task.id)
+        self._nursery.start_soon(mind, live, self._tools, self._settled, self._rest, name=live.task.id)
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
@@ -319,45 +317,6 @@ class Supervisor:
             self._start(live)
         if tasks:
             logger.info("{} unfinished tasks are minded again", len(tasks))
-
-    async def _mind(self, live: LiveTask) -> None:
-        """The error boundary of one task: whatever happens in it, it stays in it."""
-        crashes = 0
-        while True:
-            outcome: Outcome | None = None
-            fault: Exception | None = None
-            try:
-                outcome = await run_task(live, self._tools)
-            except* Exception as group:  # noqa: BLE001 - the boundary; Cancelled passes
-                fault = group
-            if fault is None:
-                break
-            crashes = 1 if live.answered else crashes + 1
-            live.answered = False
-            log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
-            log.opt(exception=fault).error("{}: a defect of creche, please report it", live.task.id)
-            if crashes == MAX_CRASHES:
-                outcome = ServerFailed(failures=crashes, message="a defect of creche; see its log", reason="internal")
-                break
-            live.last_error = "a defect of creche; see its log"
-            await trio.sleep(2.0**crashes)
-        if outcome is not None:
-            await self._settle(live, outcome)
-        elif not live.leaving:
-            self._rest(live)
-
-    async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
-        """Write the outcome before anyone hears it; the journal goes on with it even if the daemon stops now."""
-        now = self._tools.wall()
-        try:
-            # Made anew for every try: a cancel that was answered meanwhile belongs to it.
-            await self._tools.journal.settle_surely(
-                lambda: rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now),
-                then=partial(self._settled, live),
-            )
-        except IllegalMove:
-            logger.exception("{}: cannot be settled", live.task.id)
-            self._rest(live)
 
     def _settled(self, live: LiveTask, written: Written) -> None:
         self._live.pop(live.task.id, None)

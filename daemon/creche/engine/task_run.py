@@ -3,7 +3,7 @@
     create the job, unless it exists
     with trio.move_on_after(what is left of the deadline):
         a nursery: the heartbeat child, and the polling child whose end is the end of both
-    past the deadline: one last poll
+    past the deadline: one last poll, and a cancel where that is wanted
 
 Nothing is settled here; the outcome is returned, or None when the task must wait for a person (`unknown`).
 Cancelled from outside (the daemon stops), a task is left as the store has it, and the next start goes on from there.
@@ -12,24 +12,29 @@ Cancelled from outside (the daemon stops), a task is left as the store has it, a
 from __future__ import annotations
 
 import math
-from typing import assert_never
 
 import msgspec
 import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import RUNNING, Ask, End, Fetch, Poller, outcome_of
+from creche.core.polling import RUNNING, Ask, Decision, End, Fetch, Poller, error_wait_s, outcome_of
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Failed, Job, Outcome, ServerFailed, Status, TimedOut
+from creche.core.task import DEADLINE, Cancelled, Failed, Job, Outcome, ServerFailed, TimedOut
 from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.create import create_job
-from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.live import Algorithm, CutOff, LiveTask, Tools
 from creche.engine.ports import Poll
-from creche.errors import Outage, ProviderError, Throttled
+from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
 
 LAST_POLL_S = 10.0
-"""How long the one poll past the deadline may take, and the cancel that may follow it."""
+"""How long the one poll past the deadline may take."""
+
+LAST_FETCH_S = 60.0
+"""How long the one attempt to fetch a result may take, when the job was over by its deadline."""
+
+LAST_CANCEL_S = 600.0
+"""For how long a job is asked to end when its deadline has passed: then its task ends, whatever the provider says."""
 
 
 async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
@@ -38,7 +43,7 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
         await live.alarm.sleep(live.delay_s)
     if live.task.job is None:
         ended = await create_job(live, tools)
-        if ended is not None or live.task.status is Status.UNKNOWN:
+        if ended is not None or live.task.job is None:
             return ended
     child = _PollingChild(live, tools)
     assert live.task.deadline_at is not None, "set when the job became known"  # noqa: S101
@@ -50,11 +55,13 @@ async def run_task(live: LiveTask, tools: Tools) -> Outcome | None:
                 # The names are given because Trio would make a new text of each.
                 children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name, name="heartbeat")
                 children.start_soon(child.poll_until_end, children.cancel_scope, name="polling")
-    if live.leaving:
-        return child.outcome
-    if child.outcome is None:
-        await child.poll_a_last_time()
-    return child.outcome or TimedOut(after_s=live.task.deadline_s)
+        if live.leaving or live.outcome is not None:
+            return live.outcome
+    async with trio.open_nursery() as children:
+        children.start_soon(tools.pulse.beat_while_alive, live.task.id, live.algorithm.name, name="heartbeat")
+        await child.end_late()
+        children.cancel_scope.cancel()
+    return live.outcome
 
 
 # -- mind ----------------------------------------------------------------------------------------------
@@ -75,7 +82,6 @@ class _PollingChild:
         "_poller",
         "_seen",
         "_tools",
-        "outcome",
     )
 
     def __init__(self, live: LiveTask, tools: Tools) -> None:
@@ -90,7 +96,6 @@ class _PollingChild:
         self._news = False
         self._cancel_agreed = False
         self._cancel_refused = False
-        self.outcome: Outcome | None = None
 
     async def poll_until_end(self, nursery: trio.CancelScope) -> None:
         """The polling child. Its end is the task's: it cancels the nursery, and with it the heartbeat child."""
@@ -103,11 +108,11 @@ class _PollingChild:
             while True:
                 if not self._news:  # else the answer is here, and nobody is asked
                     await self._wait_at_gate()
-                if live.task.cancel_reason is not None:
+                if live.task.cancel_reason is not None and live.task.fetching is None:
                     await self._ask_to_cancel()
-                decision = await self._poll_once()
+                decision = await self._ask()
                 if isinstance(decision, End):
-                    self.outcome = decision.outcome
+                    live.outcome = decision.outcome
                     nursery.cancel()
                     return
                 if self._away:
@@ -132,6 +137,7 @@ class _PollingChild:
             or gate.breaker.is_open
             or gate.polls.limited
             or gate.batches is not None
+            or live.algorithm.provider.told_once
         ):
             return False
         if live.algorithm is not self._algorithm or live.task.job is not self._job:
@@ -178,18 +184,63 @@ class _PollingChild:
         while (pause_s := live.gate.breaker.wait_s(trio.current_time())) > 0:
             await live.wait_out(pause_s)
 
-    async def poll_a_last_time(self) -> None:
-        """The deadline has passed; an end that lies ready is still taken, then `on_timeout` applies."""
-        with trio.move_on_after(LAST_POLL_S):
-            decision = await self._poll_once(alone=True)
-            if isinstance(decision, End) and not isinstance(decision.outcome, ServerFailed):
-                self.outcome = decision.outcome
+    async def end_late(self) -> None:
+        """The deadline has passed: an end that lies ready is still taken, then `on_timeout` applies."""
+        live = self._live
+        if await self._ends_now():
+            return
+        if live.task.fetching is not None:
+            why = live.last_error or "no answer"
+            live.outcome = Failed(reason="result_refused", message=f"not to be had before the deadline: {why}")
+            return
+        if live.algorithm.on_timeout == "cancel" and live.task.cancel_reason is None:
+            live.change(rules.request_cancel(live.task, DEADLINE))
+            await self._tools.journal.save_surely(lambda: live.task)
+        if live.task.cancel_reason is not None:
+            with trio.move_on_after(LAST_CANCEL_S):
+                await self._cancel_surely()
+            if self._cancel_agreed and await self._ends_now():
                 return
-        if self._live.algorithm.on_timeout == "cancel" or self._live.task.cancel_reason is not None:
-            with trio.move_on_after(LAST_POLL_S):
-                await self._ask_to_cancel()
+        live.outcome = TimedOut(after_s=live.task.deadline_s, cancelled=self._cancel_agreed)
 
-    async def _poll_once(self, *, alone: bool = False) -> Ask | End:
+    async def _ends_now(self) -> bool:
+        """Ask once more; True when the job is over and its result in hand."""
+        live = self._live
+        decision: Decision = Ask(0.0)
+        if live.task.fetching is None:
+            with trio.move_on_after(LAST_POLL_S):
+                decision = await self._poll_once(alone=True)
+        if live.task.fetching is not None:
+            with trio.move_on_after(LAST_FETCH_S):
+                decision = await self._fetch(live.task.fetching)
+        # One more answer error says nothing about the job.
+        if not isinstance(decision, End) or isinstance(decision.outcome, ServerFailed):
+            return False
+        live.outcome = decision.outcome
+        if live.outcome == Cancelled(reason=DEADLINE):
+            live.outcome = TimedOut(after_s=live.task.deadline_s, cancelled=True)
+        return True
+
+    async def _cancel_surely(self) -> None:
+        """Ask until the provider agrees or refuses."""
+        live, errors = self._live, 0
+        while True:
+            await self._ask_to_cancel()
+            if self._cancel_agreed or self._cancel_refused:
+                return
+            errors += 1
+            await live.alarm.sleep(error_wait_s(live.algorithm.rhythm.every_s, errors, None, self._tools.dice()))
+
+    async def _ask(self) -> Ask | End:
+        """Ask for the job's state, or, when it is over, for its result."""
+        if self._live.task.fetching is None:
+            decision = await self._poll_once()
+            if not isinstance(decision, Fetch):
+                return decision
+        assert self._live.task.fetching is not None, "a poll that says so keeps it"  # noqa: S101
+        return await self._fetch(self._live.task.fetching)
+
+    async def _poll_once(self, *, alone: bool = False) -> Decision:
         live, tools = self._live, self._tools
         poll = self._poll
         if poll is None or live.algorithm is not self._algorithm or live.task.job is not self._job:
@@ -199,7 +250,7 @@ class _PollingChild:
         try:
             if live.gate.batches is not None and not alone:
                 together = await self._ask_with_others(live.gate.batches)
-            reading = together if together is not None else await poll()
+            reading = together if together is not None else await self._whole(poll)
         except ProviderError as exc:
             return self._bad(exc)
         self._away = False
@@ -214,13 +265,20 @@ class _PollingChild:
             cancel_reason=live.task.cancel_reason,
             cancel_refused=self._cancel_refused,
         )
-        match decision:
-            case Ask() | End():
-                return decision
-            case Fetch():
-                return await self._fetch(decision.reading)
-            case _:
-                assert_never(decision)
+        if isinstance(decision, Fetch):
+            # On disk soon: a restart goes on from here, and need not hear of the end once more.
+            live.change(msgspec.structs.replace(live.task, fetching=decision.reading))
+            tools.journal.note(live.task)
+        return decision
+
+    async def _whole(self, poll: Poll) -> Reading:
+        """The answer to a poll. One that may bring what is told only once is not cut off."""
+        if not self._live.algorithm.provider.told_once:
+            return await poll()
+        try:
+            return await self._live.uncut(poll)
+        except CutOff as exc:
+            raise Outage(str(exc)) from exc
 
     def _note_good(self) -> None:
         """The provider gave a good answer."""
@@ -250,15 +308,24 @@ class _PollingChild:
         return self._poll
 
     async def _fetch(self, reading: Reading) -> Ask | End:
-        """The end needs its result. Errors wait and poll again, as the result's URL may have been renewed meanwhile."""
+        """The end needs its result. After an error it is asked for again, on its own: the job is over."""
         live = self._live
         job = live.task.job
         assert job is not None, "as above"  # noqa: S101
+        provider = live.algorithm.provider
         try:
-            complete = await live.algorithm.provider.fetch(job, reading)
+            if provider.given_once:
+                complete = await live.uncut(lambda: provider.fetch(job, reading))
+            else:
+                complete = await provider.fetch(job, reading)
+        except CutOff as exc:
+            return self._bad(Outage(str(exc)))
         except ProviderError as exc:
             decision = self._bad(exc)
-            if not isinstance(decision, End):
+            if isinstance(decision, Ask):
+                if isinstance(exc, CredentialsRefused) and not provider.told_once:
+                    # The signed URL of a result has expired, most often: another poll may bring a new one.
+                    live.change(msgspec.structs.replace(live.task, fetching=None))
                 return decision
             if reading.status is JobStatus.SUCCEEDED:
                 return End(Failed(reason="result_refused", message=str(exc)))

@@ -1,0 +1,75 @@
+"""One task's child of the supervisor: its one error boundary, and the writing of its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import trio
+from loguru import logger
+
+from creche.core import task as rules
+from creche.core.polling import attributed
+from creche.core.task import IllegalMove, ServerFailed
+from creche.engine.live import LiveTask, Tools
+from creche.engine.ports import Written
+from creche.engine.task_run import run_task
+
+MAX_CRASHES = 5
+"""Defects of ours in a row before a task is given up; between them it waits as after any error."""
+
+_DEFECT = "a defect of creche; see its log"
+
+
+async def mind(
+    live: LiveTask,
+    tools: Tools,
+    settled: Callable[[LiveTask, Written], None],
+    rest: Callable[[LiveTask], None],
+) -> None:
+    """Mind a task until it has its outcome, is unknown, or the daemon stops. Whatever happens in it, it stays in it.
+
+    `settled` is called with what the store answers to the outcome; `rest` when the task comes to rest without one.
+    """
+    crashes = 0
+    try:
+        while (fault := await _run(live, tools)) is not None and live.outcome is None:
+            crashes = 1 if live.answered else crashes + 1
+            live.answered = False
+            log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
+            log.opt(exception=fault).error("{}: a defect of creche, please report it", live.task.id)
+            if crashes == MAX_CRASHES:
+                live.outcome = ServerFailed(failures=crashes, message=_DEFECT, reason="internal")
+                break
+            live.last_error = _DEFECT
+            await trio.sleep(2.0**crashes)
+    finally:
+        # Also when the daemon stops: what a request brought that was not cut off is written yet.
+        if live.outcome is not None:
+            await _settle(live, tools, settled)
+    if not live.at_rest and not live.leaving:
+        rest(live)
+
+
+async def _run(live: LiveTask, tools: Tools) -> Exception | None:
+    """One attempt; a defect of ours is returned."""
+    fault: Exception | None = None
+    try:
+        live.outcome = await run_task(live, tools)
+    except* Exception as group:  # noqa: BLE001 - the boundary; Cancelled passes
+        fault = group
+    return fault
+
+
+async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Written], None]) -> None:
+    """Write the outcome before anyone hears it; the journal goes on with it even if the daemon stops now."""
+    outcome, now = live.outcome, tools.wall()
+    assert outcome is not None, "as the caller has seen"  # noqa: S101
+    try:
+        # Made anew for every try: a cancel that was answered meanwhile belongs to it.
+        await tools.journal.settle_surely(
+            lambda: rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now),
+            then=partial(settled, live),
+        )
+    except IllegalMove:
+        logger.exception("{}: cannot be settled", live.task.id)
