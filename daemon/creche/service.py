@@ -24,6 +24,7 @@ from creche.edges import logs
 from creche.edges.api import Api
 from creche.edges.stream import Stream
 from creche.edges.systemd import Notifier, take_sockets
+from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.lag import LoopLag
@@ -89,15 +90,17 @@ async def serve(
     task_status: trio.TaskStatus[View] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up. Raises `StartError`."""
-    wall, dice = outside.wall, outside.dice
+    clock = Clock(wall=outside.wall, uptime=outside.uptime)
     upstreams = outside.make_upstreams(config.upstream, timetable := Timetable())
     heartbeats = outside.make_heartbeats(config.heartbeats)
     async with outside.open_store(config.store) as (store, write, read), trio.open_nursery() as ground:
         journal = Journal(store, run_write=write, run_read=read)
         floor, head = await journal.read(lambda opened: opened.feed_bounds())
         lag = LoopLag()
-        pulse = Pulse(heartbeats, wall=wall)
-        tools = Tools(journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), wall=wall, dice=dice)
+        pulse = Pulse(heartbeats, wall=clock.now)
+        tools = Tools(
+            journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), clock=clock, dice=outside.dice
+        )
         feed = Feed(journal, identity=store.identity, floor=floor, head=head)
         supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
         access = make_access(config.tcp)
@@ -123,7 +126,7 @@ async def serve(
         await ground.start(pulse.run)
         await ground.start(lag.run)
         ground.start_soon(stream.run)
-        ground.start_soon(prune_forever, config.store, journal, feed, wall)
+        ground.start_soon(prune_forever, config.store, journal, feed, clock.now)
         async with outside.open_listeners(config) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)
             view.addresses = [address_of(listener) for listener in listeners]

@@ -53,6 +53,10 @@ class Outside:
         """Unix seconds: what people call the time. It may be set, and then jumps."""
         return time.time()
 
+    def uptime(self) -> float:
+        """Seconds since the machine was started, those of its sleep included; nobody can set it."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def dice(self) -> float:
         """A number from 0 to 1, by chance."""
         return random.random()  # noqa: S311 - spreads load, keeps no secret

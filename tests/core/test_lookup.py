@@ -29,6 +29,11 @@ def search(**lookup: Any) -> Search:  # noqa: ANN401 - any key of [lookup]
     return Search(Binding(recipe, base="https://api.test", params={}, secret=None), TASK)
 
 
+def asked(found: Search) -> str | None:
+    """The URL that is to be asked next."""
+    return None if found.call is None else found.call.url
+
+
 def a_recipe(**tables: Any) -> dict[str, Any]:  # noqa: ANN401 - any table of a recipe
     """A recipe as TOML would give it."""
     poll = {"url": "/jobs/{job}", "status": "/status", "statuses": {"succeeded": ["done"]}}
@@ -44,10 +49,9 @@ def a_page(*tags: str, last: object = None, **item: object) -> Answer:
 def test_a_job_is_found_by_its_create_s_token() -> None:
     """With what later requests need."""
     found = search(keep={"where": "/url"})
-    assert found.call is not None
-    assert (found.call.method, found.call.url) == ("GET", "https://api.test/jobs?limit=2")
+    assert asked(found) == "https://api.test/jobs?limit=2"
     found.take(a_page("other", "mine", url="https://api.test/x"))
-    assert found.call is None
+    assert asked(found) is None
     assert found.result() == Reading(status=JobStatus.WAITING, job="job-mine", keep={"where": "https://api.test/x"})
 
 
@@ -55,10 +59,9 @@ def test_a_job_that_is_not_in_the_whole_list_is_not_there() -> None:
     """The list has an end, and was seen to it."""
     found = search(**PAGED)
     found.take(a_page("a", "b", last="b"))
-    assert found.call is not None
-    assert found.call.url == "https://api.test/jobs?limit=2&after=b"
+    assert asked(found) == "https://api.test/jobs?limit=2&after=b"
     found.take(a_page("c"))
-    assert found.call is None
+    assert asked(found) is None
     assert found.result() is None
 
 
@@ -74,7 +77,7 @@ def test_a_list_that_goes_on_proves_nothing() -> None:
     found = search(**PAGED, pages=2)
     found.take(a_page("a", last="a"))
     found.take(a_page("b", last="b"))
-    assert found.call is None
+    assert asked(found) is None
     with pytest.raises(AnswerError, match="no job with the create's token on 2 pages, and the list goes on"):
         found.result()
 
@@ -98,7 +101,7 @@ def test_who_is_older_than_the_create_ends_the_search(created: object, older: bo
     """The newest come first, and a job cannot be older than the request that made it; clocks may differ a little."""
     found = search(**PAGED, created="/created")
     found.take(a_page("a", last="a", created=created))
-    assert (found.call is None) is older
+    assert (asked(found) is None) is older
     if older:
         assert found.result() is None
 

@@ -67,11 +67,11 @@ def test_on_unknown_retry(repeat: Repeat, step: object) -> None:
 @pytest.mark.parametrize(
     ("doubt", "again"),
     [
-        (Doubt(since=NOW - 3599), True),
-        (Doubt(since=NOW - 3600), False),
-        (Doubt(since=NOW, failures=4), True),
-        (Doubt(since=NOW, failures=5), False),
-        (Doubt(since=NOW, hopeless=True), False),
+        (Doubt(tried_s=3599), True),
+        (Doubt(tried_s=3600), False),
+        (Doubt(failures=4), True),
+        (Doubt(failures=5), False),
+        (Doubt(hopeless=True), False),
     ],
 )
 def test_doubt_ends(repeat: Repeat, doubt: Doubt, again: bool) -> None:  # noqa: FBT001 - a parameter of the test
@@ -105,7 +105,7 @@ def test_a_way_that_is_not_known_has_not_changed() -> None:
 
 def test_a_park_tells_what_was_learned() -> None:
     """Not merely that the daemon was restarted."""
-    doubt = Doubt(since=NOW, why="HTTP 500: no")
+    doubt = Doubt(why="HTTP 500: no")
     assert next_step(creating(), policy("none"), NOW, doubt) == Park("HTTP 500: no")
 
 

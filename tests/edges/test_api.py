@@ -17,6 +17,7 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Succeeded, begin_job, settle
 from creche.edges.api import Api, View
+from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.live import Algorithm, Tools
@@ -50,7 +51,7 @@ class Served:
             pulse=Pulse(None, wall=trio.current_time),
             timetable=Timetable(),
             updates=Updates(),
-            wall=trio.current_time,
+            clock=Clock(wall=trio.current_time, uptime=trio.current_time),
         )
         done = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(PRETTY))
         algorithm = Algorithm(name="draw", provider=FakeProvider(poll=[done]), rhythm=Rhythm())

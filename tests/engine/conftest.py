@@ -20,6 +20,7 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.wire import TaskIn
+from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.live import Algorithm, Tools
@@ -56,6 +57,10 @@ class Engine:
         self.algorithms: dict[str, Algorithm] = {}
         self.max_tasks = 10_000
         self.dice: Callable[[], float] = lambda: 0.5
+        self.slept_s = 0.0
+        """For how long the machine has slept; Trio's clock stood still then."""
+        self.clock_set_by_s = 0.0
+        """By how much the machine's clock was set."""
         self.around_io: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited before and after each call of the store."""
         self._nursery = nursery
@@ -76,7 +81,7 @@ class Engine:
             pulse=self.pulse,
             timetable=Timetable(),
             updates=Updates(),
-            wall=self.wall,
+            clock=Clock(wall=lambda: self.wall() + self.clock_set_by_s, uptime=self._uptime),
             dice=self.dice,
         )
         self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
@@ -143,10 +148,12 @@ class Engine:
 
     # -- what tests ask for ------------------------------------------------------------------------------
 
-    @staticmethod
-    def wall() -> float:
-        """Unix seconds, simulated."""
-        return EPOCH_S + trio.current_time()
+    def wall(self) -> float:
+        """Unix seconds, simulated; a clock that was set is not seen here."""
+        return EPOCH_S + self._uptime()
+
+    def _uptime(self) -> float:
+        return trio.current_time() + self.slept_s
 
     @staticmethod
     def algorithm(provider: Provider, name: str = "draw", *, rhythm: Rhythm | None = None, **more: Any) -> Algorithm:  # noqa: ANN401 - any field of an algorithm

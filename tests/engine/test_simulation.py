@@ -125,9 +125,9 @@ class World:
         await trio.sleep(self._chance.uniform(0.01, 1.0))
         return msgspec.structs.replace(self._reading(known), job=known)
 
-    async def find(self, task: Task) -> Reading | None:
-        """Nothing is looked up here."""
-        raise NotImplementedError
+    async def find(self, _: Task) -> Reading | None:
+        """Nobody may look here."""
+        raise AssertionError
 
     def poll_of(self, job: Job) -> Poll:
         """Each question is the next `poll`."""

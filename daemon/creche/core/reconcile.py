@@ -28,12 +28,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Doubt(msgspec.Struct, frozen=True, kw_only=True):
-    """A create that may have arrived, and since when this process tries to learn of its job (Unix seconds).
+    """A create that may have arrived, and for how long this process has tried to learn of its job.
 
     `why` is for people; `failures` counts answers that brought no certainty. `hopeless`: more would bring none.
     """
 
-    since: float
+    tried_s: float = 0.0
     why: str = "the daemon ended while the create was on the wire"
     failures: int = 0
     hopeless: bool = False
@@ -86,7 +86,7 @@ def next_step(task: Task, policy: Policy, now: float, doubt: Doubt | None = None
     if task.job is not None:
         return Mind() if task.fetching is None else Fetch(task.fetching)
     if task.status is Status.CREATING:
-        return _about_a_sent_create(task, policy, now, doubt or Doubt(since=now))
+        return _about_a_sent_create(task, policy, now, doubt or Doubt())
     if task.cancel_reason is not None:
         return Finish(Cancelled(reason=task.cancel_reason))
     return Create()
@@ -100,7 +100,7 @@ def _about_a_sent_create(task: Task, policy: Policy, now: float, doubt: Doubt) -
     # What the provider may have forgotten would be made once more.
     forgotten = now - (task.sent.since if task.sent is not None else task.accepted_at) >= way.within_s
     # A task that nobody can end would keep its slot from others. A job has its deadline to end, doubt about it no more.
-    tried_enough = doubt.failures >= policy.max_failures or now - doubt.since >= task.deadline_s
+    tried_enough = doubt.failures >= policy.max_failures or doubt.tried_s >= task.deadline_s
     if forgotten or tried_enough or doubt.hopeless:
         return Park(doubt.why)
     if way.repeat == "lookup":

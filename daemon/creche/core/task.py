@@ -264,6 +264,16 @@ def create_anew(task: Task, token: str) -> Task:
     return _replace(task, status=Status.ACCEPTED, token=token, note="")
 
 
+def shift(task: Task, by_s: float) -> Task:
+    """The clock was set by so much: what is to come stays as far away as it was. The same object if nothing is."""
+    if task.sent is not None:
+        return _replace(task, sent=Sent(task.sent.since + by_s, task.sent.way))
+    if task.job is None or task.deadline_at is None:
+        return task
+    job = Job(task.job.id, task.job.keep, task.job.since + by_s)
+    return _replace(task, job=job, deadline_at=task.deadline_at + by_s)
+
+
 def settle(task: Task, outcome: Outcome, now: float) -> Task:
     """Give the task its one outcome."""
     if task.outcome is not None:

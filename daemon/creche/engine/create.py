@@ -17,7 +17,7 @@ from loguru import logger
 from creche.core import task as rules
 from creche.core.polling import error_wait_s, outcome_of
 from creche.core.reading import Reading
-from creche.core.reconcile import Create, Doubt, Finish, LookUp, Park
+from creche.core.reconcile import Create, Doubt, Finish, LookUp, Park, Step
 from creche.core.task import Failed, Job, Outcome, Status
 from creche.engine.live import CutOff, LiveTask, Tools
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
@@ -35,16 +35,15 @@ class _Creation:
         self._live = live
         self._tools = tools
         self._errors = 0
-        in_doubt = live.task.status is Status.CREATING
-        self._doubt = Doubt(since=tools.wall()) if in_doubt else None
-        self._sent_at = trio.current_time()
-        """Until when, on Trio's clock, a create may have been on the wire."""
+        self._doubt = Doubt() if live.task.status is Status.CREATING else None
+        # On Trio's clock: since when it is so, and until when a create may have been on the wire.
+        self._doubted_at = self._sent_at = trio.current_time()
 
     async def run(self) -> Outcome | None:
         live = self._live
         while True:
             ended: Reading | Outcome | None
-            step = live.next_step(self._doubt)
+            step = self._next()
             if live.leaving and isinstance(step, Create | LookUp):
                 return None
             match step:
@@ -63,6 +62,11 @@ class _Creation:
                 return await self._begin_job(ended)
             if ended is not None:
                 return ended
+
+    def _next(self) -> Step:
+        if self._doubt is not None:
+            self._doubt = msgspec.structs.replace(self._doubt, tried_s=trio.current_time() - self._doubted_at)
+        return self._live.next_step(self._doubt)
 
     # -- create ------------------------------------------------------------------------------------------
 
@@ -139,7 +143,8 @@ class _Creation:
         """What an error of a create tells about the job; then wait, unless something else is to be done at once."""
         live, doubt = self._live, self._doubt
         if isinstance(error, CreateUncertain | AnswerError):
-            doubt = doubt or Doubt(since=self._tools.wall())
+            if doubt is None:
+                doubt, self._doubted_at = Doubt(), trio.current_time()
             answered = isinstance(error, AnswerError) or error.answered
             self._doubt = msgspec.structs.replace(
                 doubt,
@@ -209,7 +214,7 @@ class _Creation:
         live = self._live
         self._errors += 1
         live.stumble(error, self._doubt.failures if self._doubt is not None else 0)
-        if isinstance(live.next_step(self._doubt), Create | LookUp):
+        if isinstance(self._next(), Create | LookUp):
             every_s = live.algorithm.rhythm.every_s
             await live.alarm.sleep(error_wait_s(every_s, self._errors, error.retry_after_s, self._tools.dice()))
 

@@ -16,6 +16,7 @@ from creche.core.polling import CONDITIONS, Rhythm
 from creche.core.reconcile import Doubt, Policy, Step, next_step
 from creche.core.task import Outcome, Task
 from creche.core.wire import Live
+from creche.engine.clock import Clock
 from creche.engine.feed import Updates
 from creche.engine.gate import Gate
 from creche.engine.journal import Journal
@@ -59,7 +60,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What every task needs of the engine.
 
-    `wall` gives Unix seconds, `dice` a number from 0 to 1. `counts` is what has happened so far, by event, algorithm
+    `dice` gives a number from 0 to 1. `counts` is what has happened so far, by event, algorithm
     and result; `lateness` by how many seconds polls began after they were due.
     """
 
@@ -67,11 +68,15 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     pulse: Pulse
     timetable: Timetable
     updates: Updates
-    wall: Callable[[], float]
+    clock: Clock
     dice: Callable[[], float] = random.random
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
     told: set[str] = msgspec.field(default_factory=set)
     lateness: Histogram = msgspec.field(default_factory=Histogram)
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        return self.clock.now()
 
     def is_news(self, what: str) -> bool:
         """Whether this is said for the first time; for what would otherwise be said once for every task."""

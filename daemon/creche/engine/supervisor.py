@@ -21,6 +21,7 @@ from creche.core.task import DEADLINE, Cancelled, Status, Task
 from creche.core.wire import Live, ResolveIn, TaskIn
 from creche.engine.admission import admit, attached, new_token, not_configured
 from creche.engine.batches import Accounts, Batches
+from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
 from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
@@ -59,6 +60,7 @@ class Supervisor:
         """Recover what is unfinished, then mind until `stop`. Ready means recovered. Raises `StoreUnavailable`."""
         async with trio.open_nursery() as self._nursery:
             self._accounts = Accounts(self._nursery)
+            self._nursery.start_soon(self._tools.clock.watch, self._after_a_jump)
             await self._recover()
             task_status.started()
             await self._stopping.wait()
@@ -302,6 +304,21 @@ class Supervisor:
     def _give_child(self, live: LiveTask) -> None:
         assert self._nursery is not None, "run comes first"  # noqa: S101
         self._nursery.start_soon(mind, live, self._tools, self._settled, self._rest, name=live.task.id)
+
+    def _after_a_jump(self, jumps: Jumps) -> None:
+        """A suspend counts against deadlines, as time does; a clock that was set moves none, also not on disk."""
+        if jumps.slept_s:
+            logger.info("the machine slept for {:.0f} s", jumps.slept_s)
+        if jumps.set_by_s:
+            logger.warning("the clock was set by {:+.0f} s; deadlines stay as far away as they were", jumps.set_by_s)
+        for live in self._live.values():
+            if jumps.slept_s and live.patience is not None:
+                live.patience.deadline -= jumps.slept_s
+            if jumps.set_by_s and (task := rules.shift(live.task, jumps.set_by_s)) is not live.task:
+                live.change(task)
+                self._tools.journal.note(task)
+            if live.task.start_at is not None and not live.queued:
+                live.alarm.ring()
 
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
