@@ -155,7 +155,12 @@ X = "{secret}"
 [params.NAME]
 about = "a parameter"
 [create]
+url = "/{token}"
+id = "/id"
+repeat = "lookup"
+[lookup]
 url = "/"
+tag = "/tag"
 id = "/id"
 [poll]
 url = "/"

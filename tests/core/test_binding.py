@@ -338,6 +338,29 @@ def test_a_secret_that_is_echoed_is_not_passed_on() -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": "https://elsewhere.test"},
+        {"params": {"model": "other"}},
+        {"create": {"url": "/other"}},
+        {"create": {"repeat": "none"}},
+        {"create": {"body": {"x": 1}}},
+        {"create": {"headers": {"X": "1"}}},
+    ],
+)
+def test_what_makes_a_create_another_one(change: dict[str, Any]) -> None:
+    """Whatever of it is sent, and where to; not how its answer is read, and not the secret."""
+
+    def way(**other: Any) -> str:  # noqa: ANN401 - parts of a recipe and its binding
+        parts = {"base": "https://api.test", "params": {"model": "m"}, "secret": "s", "create": {}} | other
+        create = {**RECIPE["create"], "repeat": "token", **parts.pop("create")}
+        return Binding(load_recipe("r", RECIPE | {"create": create}, "r.toml"), **parts).way.digest
+
+    assert way(**change) != way()
+    assert way(secret="another") == way(create={"busy": 409}) == way()
+
+
 # -- fetch and cancel ----------------------------------------------------------------------------------
 
 
@@ -374,6 +397,13 @@ def test_an_unreadable_result_is_an_answer_error(step: dict[str, Any]) -> None:
     """It may be readable the next time."""
     with pytest.raises(AnswerError):
         bound(fetch={"url": "/r", **step}).read_fetch(an_answer(200, b"<html>"), ENDED)
+
+
+@pytest.mark.parametrize("step", [{}, {"format": "jsonl"}])
+def test_a_result_that_is_given_out_once_is_kept_whatever_it_is(step: dict[str, Any]) -> None:
+    """It was paid for, and cannot be asked for again."""
+    reading = bound(fetch={"url": "/r", "once": True, **step}).read_fetch(an_answer(200, b"<html>"), ENDED)
+    assert bytes(reading.result) == b'"<html>"'
 
 
 def test_the_second_request_may_reveal_a_failure() -> None:

@@ -100,10 +100,21 @@ def test_a_list_that_goes_on_proves_nothing() -> None:
 def test_who_is_older_than_the_create_ends_the_search(created: object, older: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """The newest come first, and a job cannot be older than the request that made it; clocks may differ a little."""
     found = search(**PAGED, created="/created")
-    found.take(a_page("a", last="a", created=created))
+    found.take(a_page("b", "a", last="a", created=created))
     assert (asked(found) is None) is older
     if older:
         assert found.result() is None
+
+
+def test_a_list_with_the_oldest_first_is_read_to_its_end() -> None:
+    """Whatever its recipe says: the job would be on the last page."""
+    found = search(**PAGED, created="/created")
+    old, older = SENT_AT - 2 * SKEW_S, SENT_AT - 3 * SKEW_S
+    data = [{"id": "a", "created": older}, {"id": "b", "created": old}]
+    found.take(Answer(status=200, headers={}, body=msgspec.json.encode({"data": data, "last": "b"})))
+    assert asked(found) is not None
+    found.take(a_page("mine"))
+    assert found.result() is not None
 
 
 def test_two_jobs_of_one_create_are_nobody_s_choice() -> None:

@@ -24,7 +24,7 @@ from tests.recipes.conftest import FAL, binding_of, job_of, task_with
                 "input_file_id": "file-in",
                 "endpoint": "/v1/chat/completions",
                 "completion_window": "24h",
-                "metadata": {"creche_task": "t-1"},
+                "metadata": {"creche_task": "t-1", "creche_create": "tok"},
             },
         ),
         (

@@ -126,6 +126,23 @@ def test_a_batch_misses_jobs_whose_poll_is_to_fail() -> None:
             assert desk.codes("GET", f"/v1/jobs/{spoilt}", 1) == [500]
 
 
+def test_jobs_are_listed_newest_first() -> None:
+    """Page by page, as their creators see them, with the metadata that they gave."""
+    desk = Desk()
+    first, second = desk.create(), desk.create()
+    _, third = desk.read("POST", "/v1/jobs", {"metadata": {"create": "token"}})
+    status, page = desk.read("GET", "/v1/jobs?limit=2")
+    assert status == 200
+    assert [job["id"] for job in page["jobs"]] == [third["id"], second]
+    assert page["jobs"][0]["metadata"] == {"create": "token"}
+    assert page["last"] == second
+    assert [job["id"] for job in desk.read("GET", f"/v1/jobs?limit=2&after={second}")[1]["jobs"]] == [first]
+    for nothing in (first, "job-0"):
+        assert desk.read("GET", f"/v1/jobs?after={nothing}") == (200, {"jobs": [], "last": None})
+    for limit in ("0", "101", "x"):
+        assert desk.read("GET", f"/v1/jobs?limit={limit}")[0] == 422
+
+
 def test_the_same_key_is_the_same_job() -> None:
     """A repeated create answers 200 with the first job, however much of its life has passed."""
     desk = Desk()
@@ -243,7 +260,6 @@ def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     ("method", "path"),
     [
         ("GET", "/"),
-        ("GET", "/v1/jobs"),
         ("GET", "/v1/jobsome"),
         ("POST", "/v1/jobs/x"),
         ("DELETE", "/v1/jobs/x"),

@@ -14,6 +14,7 @@ import trio
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
+from creche.core.lookup import Search
 from creche.core.many import Many
 from creche.core.reading import JobStatus, Reading
 from creche.core.recipe import Recipe, load_recipe
@@ -192,6 +193,37 @@ async def test_a_separate_result_can_be_fetched(url: str) -> None:
         assert (reading.to_fetch, bytes(reading.result)) == (True, b"null")
         answer = await account.send(account.binding.fetch_call(Job(job.id, {**job.keep, **reading.keep})))
         assert bytes(account.binding.read_fetch(answer, reading).result) == b'"hello"'
+
+
+async def test_a_create_can_be_looked_for(url: str) -> None:
+    """With what the recipe's head describes: the job whose answer was lost is found by its token, on any page."""
+    with trio.fail_after(LIMIT_S):
+        head = (resources.files("creche") / "recipes/simulator.toml").read_text().partition("\ntitle")[0]
+        text = head.partition("looked for instead")[2].partition("Many jobs")[0]
+        settings = dict(re.findall(r"`(\w+) = (.+?)`", text.replace("\n# ", " ")))
+        document = _document()
+        del document["create"]["headers"]
+        document["create"] |= tomllib.loads("".join(f"{key} = {settings.pop(key)}\n" for key in ("repeat", "body")))
+        document["lookup"] = tomllib.loads("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        document["lookup"]["url"] = "/v1/jobs?limit=2"
+        account = Account(url, recipe=load_recipe("looking", document, "looking.toml"))
+        task = _task({"lost_reply": True})
+        assert await _look_for(account, task) is None
+        with pytest.raises(Outage):
+            await account.create(task)
+        others = [await account.create(_task({}, number=number)) for number in range(2, 5)]
+        found = await _look_for(account, task)
+        assert found is not None
+        assert found not in [job.id for job in others]
+        assert (await account.poll(Job(found))).status is JobStatus.WAITING
+
+
+async def _look_for(account: Account, task: Task) -> str | None:
+    search = Search(account.binding, task)
+    while search.call is not None:
+        search.take(await account.send(search.call))
+    reading = search.result()
+    return None if reading is None else reading.job
 
 
 async def test_many_jobs_can_be_asked_for_at_once(url: str) -> None:

@@ -115,6 +115,7 @@ def test_the_books_count_jobs_and_requests() -> None:
         "created": 3,
         "duplicates": 0,
         "batches": 1,
+        "lists": 0,
         "polls": 3,
         "results": 1,
         "cancels": 1,

@@ -18,6 +18,7 @@ from creche.core.reading import (
     JobStatus,
     Reading,
     Redaction,
+    as_json_text,
     as_text,
     check_body,
     check_length,
@@ -30,7 +31,7 @@ from creche.core.reading import (
     retry_after_s,
 )
 from creche.core.recipe import Recipe
-from creche.core.recipe_steps import PollStep, Step
+from creche.core.recipe_steps import FetchStep, PollStep, Step
 from creche.core.task import Job, Task
 from creche.core.template import MISSING, MissingValue, fill_body, fill_text, fill_url, point
 from creche.core.way import Way
@@ -285,14 +286,21 @@ class Binding:
             return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             self._raise_for(answer)
-        if step.format == "text":
-            result = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
-        elif step.format == "jsonl":
-            result = json_lines(answer, self.redaction)
-        else:
-            check_body(answer, self.redaction)
-            result = raw_at(answer.body, step.result)
+        try:
+            result = self._result(step, answer)
+        except AnswerError:
+            if not step.once:
+                raise
+            result = as_json_text(answer.body)  # it will not be given out again, and was paid for
         return msgspec.structs.replace(reading, result=result, to_fetch=False)
+
+    def _result(self, step: FetchStep, answer: Answer) -> msgspec.Raw:
+        if step.format == "text":
+            return as_json_text(answer.body)
+        if step.format == "jsonl":
+            return json_lines(answer, self.redaction)
+        check_body(answer, self.redaction)
+        return raw_at(answer.body, step.result)
 
     # -- cancel --
 

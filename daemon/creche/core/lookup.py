@@ -50,14 +50,13 @@ class Search:
         call, self.call = self.call, None
         assert call is not None, "there was a request"  # noqa: S101 - a defect of the caller
         self._binding.check_list(answer)
-        reached = False
-        for item in self._items(answer):
+        items = self._items(answer)
+        for item in items:
             if self._step.tag.find(answer, item) == self._task.token:
                 self._note(answer, item)
-            reached = reached or self._is_older(item)
         self._pages_left -= 1
         following = next_url(self._step, answer, here=call.url, first=self._first.url)
-        self._complete = reached or following is None
+        self._complete = following is None or self._is_behind(items)
         if not self._complete and not self._jobs and self._pages_left and following is not None:
             self.call = self._binding.lookup_call(following, self._task)
 
@@ -89,12 +88,16 @@ class Search:
         keep = found_at(self._step.keep, answer, item)
         self._jobs[job] = Reading(status=JobStatus.WAITING, job=job, keep=keep)
 
-    def _is_older(self, item: Any) -> bool:  # noqa: ANN401 - any JSON
-        """Whether the item was made before our create was sent: what is behind it was, too."""
+    def _is_behind(self, items: list[Any]) -> bool:
+        """Whether the page ends with jobs that were made before our create was sent, and so do all behind it.
+
+        Not where the newest do not come first, whatever the recipe says: then ours would be on the last page.
+        """
         if self._step.created is None:
             return False
-        made_at = _unix_s(point(item, self._step.created))
-        return made_at is not None and made_at < self._since
+        times = [_unix_s(point(item, self._step.created)) for item in items]
+        made_at = [moment for moment in times if moment is not None]
+        return 1 < len(made_at) == len(times) and made_at == sorted(made_at, reverse=True) and made_at[-1] < self._since
 
 
 def _unix_s(value: object) -> float | None:

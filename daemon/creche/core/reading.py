@@ -228,6 +228,11 @@ def json_lines(answer: Answer, redaction: Redaction) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(rows))
 
 
+def as_json_text(body: bytes) -> msgspec.Raw:
+    """The body as one JSON text, whatever it is."""
+    return msgspec.Raw(msgspec.json.encode(body.decode("utf-8", "replace")))
+
+
 def _no_json(answer: Answer, redaction: Redaction) -> AnswerError:
     return AnswerError(f"HTTP {answer.status}, but the body is no JSON: {excerpt(answer.body, redaction)}")
 

@@ -96,6 +96,8 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
     root.close()
     _check_credentials(recipe, root)
     _check_lookup(recipe, root)
+    if recipe.poll.once and recipe.many is not None:
+        root.wrong("many", "leave it out: with `once` below [poll] the end of a job is told to one poll, its own")
     _check_names(recipe, root)
     if mistakes:
         raise RecipeError(mistakes)

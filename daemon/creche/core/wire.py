@@ -368,8 +368,9 @@ def _outcome_out(task: Task) -> tuple[str | None, str, msgspec.Raw | None, bool]
             return None, "", result, partial
         case Cancelled(reason=reason):
             return reason, "", None, False
-        case TimedOut(reason=reason, after_s=after_s):
-            return reason, f"no end within {after_s:g} s", None, False
+        case TimedOut(reason=reason, after_s=after_s, cancelled=cancelled):
+            job = "the provider ends the job" if cancelled else "the job may still run"
+            return reason, f"no end within {after_s:g} s; {job}", None, False
         case Failed(reason=reason, message=message):
             return reason, message, None, False
         case ServerFailed(reason=reason, message=message, failures=failures):

@@ -12,7 +12,7 @@ _NEVER_DONE = 0.99  # the progress that a job never passes before its end
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """`output` is JSON, ready to be sent; times are in Unix seconds.
+    """`output` and `metadata` are JSON, ready to be sent; times are in Unix seconds.
 
     `asked` counts the requests whose answers the script may spoil.
     """
@@ -23,6 +23,7 @@ class Job(msgspec.Struct, kw_only=True):
     output: bytes
     created_at: float
     ends_at: float
+    metadata: msgspec.Raw | None = None
     cancelled: bool = False
     asked: dict[str, int] = {}
 
@@ -48,7 +49,7 @@ class Job(msgspec.Struct, kw_only=True):
     def show(self, base: str, now: float, *, with_links: bool = False) -> bytes:
         """The job as its creator sees it, as JSON; the links to it are for the create's answer. `base` begins URLs."""
         word, progress = self.state(now)
-        view = _View(self.id, word, progress)
+        view = _View(self.id, word, progress, metadata=self.metadata)
         url = f"{base}/v1/jobs/{self.id}"
         if word == "succeeded":
             view.result_url = f"{url}/result"
@@ -66,6 +67,7 @@ class _View(msgspec.Struct, omit_defaults=True):
     id: str
     status: str
     progress: float
+    metadata: msgspec.Raw | None = None
     error: dict[str, str] | None = None
     result_url: str | None = None
     output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET

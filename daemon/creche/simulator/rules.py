@@ -9,8 +9,10 @@ import heapq
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import dropwhile, islice
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -21,6 +23,7 @@ from creche.simulator.world import World, read_world, show_world
 KEEP_S = 3600.0
 MAX_JOBS = 1_000_000
 MAX_BATCH = 100
+MAX_PAGE = 100
 
 _JOBS = "/v1/jobs"
 _BATCH = "/v1/jobs/batch"
@@ -65,7 +68,7 @@ class Simulator:
         self._attempts: Counter[str | bytes] = Counter()
         self._tags: Counter[str] = Counter()
         self._counts = dict.fromkeys(
-            ("requests", "creates", "created", "duplicates", "batches", *_COUNTERS.values()), 0
+            ("requests", "creates", "created", "duplicates", "batches", "lists", *_COUNTERS.values()), 0
         )
         self._tokens = 0.0
         self._tokens_at = 0.0
@@ -77,7 +80,10 @@ class Simulator:
             if target != _JOBS and not target.startswith(_JOBS + "/"):
                 return self._beside_jobs(method, target, query, body, now)
             self._counts["requests"] += 1
-            reply = self._refusal(headers, now) or self._answer(method, target, headers, body, now)
+            reply = self._refusal(headers, now)
+            if reply is None and (method, target) == ("GET", _JOBS):
+                reply = self._list(query, _base(headers), now)
+            reply = reply or self._answer(method, target, headers, body, now)
         except Invalid as exc:
             return _error(exc.status, exc.code, str(exc))
         world = self.world
@@ -113,7 +119,7 @@ class Simulator:
 
     def _answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, now: float) -> Reply | Drop:
         job_id, _, action = target[len(_JOBS) + 1 :].partition("/")
-        base = f"http://{headers['host']}" if "host" in headers else ""
+        base = _base(headers)
         if not job_id and method == "POST":
             return self._create(headers, body, base, now)
         if target == _BATCH and method == "POST":
@@ -154,6 +160,21 @@ class Simulator:
             max(hints, default=None),
         )
 
+    def _list(self, query: str, base: str, now: float) -> Reply:
+        """A page of the jobs that there are, the newest first: `limit` of them, behind the one that `after` names."""
+        values = dict(parse_qsl(query))
+        limit = values.get("limit", "20")
+        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
+            raise Invalid(f"limit: expected a number from 1 to {MAX_PAGE}")
+        self._counts["lists"] += 1
+        jobs: Iterator[Job] = reversed(self._jobs.values())
+        if "after" in values:
+            jobs = dropwhile(lambda job: job.id != values["after"], jobs)
+            next(jobs, None)
+        page = list(islice(jobs, int(limit)))
+        shown = [msgspec.Raw(job.show(base, now, with_links=True)) for job in page]
+        return _json({"jobs": shown, "last": page[-1].id if page else None})
+
     def _create(self, headers: Mapping[str, str], body: bytes, base: str, now: float) -> Reply | Drop:
         self._counts["creates"] += 1
         content = read_json(body)
@@ -182,6 +203,7 @@ class Simulator:
         return script.create_errors[attempt] if attempt < len(script.create_errors) else 200
 
     def _make(self, script: Script, content: Any, key: str | None, now: float) -> Job:  # noqa: ANN401 - any JSON
+        metadata = content.get("metadata") if isinstance(content, dict) else None
         output = script.output
         if output is msgspec.UNSET:
             output = content["prompt"] if isinstance(content, dict) and "prompt" in content else {"ok": True}
@@ -194,6 +216,7 @@ class Simulator:
             output=msgspec.json.encode(output),
             created_at=now,
             ends_at=now + script.length_s,
+            metadata=None if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
         )
         self._jobs[job.id] = job
         if key is not None:
@@ -262,6 +285,11 @@ def _fault(job: Job, request: str) -> int | None:
     faults, asked = job.script.errors.get(request, ()), job.asked.get(request, 0)
     fault = faults[asked] if asked < len(faults) else 200
     return fault if fault == DROP or _is_error(fault) else None
+
+
+def _base(headers: Mapping[str, str]) -> str:
+    """What the URLs in answers begin with."""
+    return f"http://{headers['host']}" if "host" in headers else ""
 
 
 def _is_error(status: int) -> bool:
