@@ -154,7 +154,7 @@ def test_a_problem_that_passes_says_when_to_come_back() -> None:
         (Failed("provider", "broken"), {"reason": "provider", "message": "broken"}),
         (Failed("provider"), {"reason": "provider"}),
         (Cancelled("client"), {"reason": "client"}),
-        (TimedOut(60.0), {"reason": "deadline", "message": "no end within 60 s"}),
+        (TimedOut(60.0), {"reason": "deadline", "message": "no end within 60 s; the job may still run"}),
         (
             ServerFailed(5, "HTTP 500"),
             {"reason": "answer_errors", "message": "5 answers in a row were errors; the last: HTTP 500"},
