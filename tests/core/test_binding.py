@@ -221,8 +221,17 @@ def test_a_create_without_an_id_is_uncertain(body: bytes) -> None:
 def test_an_id_of_our_own_is_known_in_any_case() -> None:
     """Also when the repeated create meets the job that the first one made."""
     binding = bound(create={"repeat": "id", "exists": [409]})
-    assert binding.read_create(an_answer(200, b"<html>"), TASK).job == "k1"
+    assert binding.read_create(an_answer(200, b"{}"), TASK).job == "k1"
     assert binding.read_create(an_answer(409), TASK).job == "k1"
+
+
+def test_a_page_of_somebody_else_tells_of_no_job_of_ours() -> None:
+    """The create is repeated, and meets its job if there is one; a recipe that looks for no id needs no body."""
+    with pytest.raises(CreateUncertain):
+        bound(create={"repeat": "id"}).read_create(an_answer(200, b"<html>"), TASK)
+    recipe = {**RECIPE, "create": {"url": "/jobs/{token}", "method": "PUT", "repeat": "id"}}
+    binding = Binding(load_recipe("example", recipe, "example.toml"), base="", params={"model": "m"}, secret="s")
+    assert binding.read_create(an_answer(200, b"created"), TASK).job == "k1"
 
 
 # -- the answer to a poll ------------------------------------------------------------------------------
@@ -402,8 +411,10 @@ def test_an_unreadable_result_is_an_answer_error(step: dict[str, Any]) -> None:
 @pytest.mark.parametrize("step", [{}, {"format": "jsonl"}])
 def test_a_result_that_is_given_out_once_is_kept_whatever_it_is(step: dict[str, Any]) -> None:
     """It was paid for, and cannot be asked for again."""
-    reading = bound(fetch={"url": "/r", "once": True, **step}).read_fetch(an_answer(200, b"<html>"), ENDED)
-    assert bytes(reading.result) == b'"<html>"'
+    binding = bound(fetch={"url": "/r", "once": True, **step})
+    assert bytes(binding.read_fetch(an_answer(200, b"a, b"), ENDED).result) == b'"a, b"'
+    with pytest.raises(AnswerError):  # a proxy's page, say, is no result
+        binding.read_fetch(an_answer(200, b"<html>", content_type="text/html"), ENDED)
 
 
 def test_the_second_request_may_reveal_a_failure() -> None:

@@ -68,6 +68,13 @@ def test_a_job_may_be_unknown_for_a_while_after_the_create() -> None:
     assert bad(poller, JobNotFound("404"), age_s=10.0) == End(Failed(reason="job_lost", message="404"))
 
 
+def test_a_cancelled_job_that_is_not_found_is_over() -> None:
+    """Behind the grace; within it the provider may not know the job yet, and it runs on."""
+    poller = Poller(Rhythm(grace_s=10.0))
+    young, old = (poller.bad(JobNotFound("404"), dice=MIDDLE, age_s=age_s, cancelled="client") for age_s in (8.0, 10.0))
+    assert (young, old) == (Ask(2.0), End(Cancelled(reason="client")))
+
+
 def test_waits_between_errors_double_up_to_a_minute() -> None:
     """So a provider in trouble gets fewer questions, and its repair is noticed soon."""
     poller = Poller(Rhythm(every_s=3.0))

@@ -87,6 +87,15 @@ async def test_a_task_that_begins_behind_a_jump(engine: Engine, autojump_clock: 
     assert trio.current_time() == pytest.approx(HOUR_S + 10, abs=1)
 
 
+async def test_a_task_that_begins_behind_a_suspend(engine: Engine, autojump_clock: object) -> None:
+    """Before anyone has noticed it: it has its whole time."""
+    await minded(engine)
+    engine.slept_s += 1800
+    await engine.submit("u")
+    assert await engine.result("u") == TimedOut(after_s=HOUR_S)
+    assert trio.current_time() == pytest.approx(10 + HOUR_S, abs=1)
+
+
 @pytest.mark.parametrize("jump", ["slept_s", "clock_set_by_s"])
 async def test_start_at_is_a_time_of_day(engine: Engine, autojump_clock: object, jump: str) -> None:
     """It has come when the clock says so, however that came about."""

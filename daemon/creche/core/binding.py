@@ -136,18 +136,19 @@ class Binding:
     def _read_created(self, answer: Answer, task: Task) -> Reading:
         step = self.recipe.create
         assert step is not None, "create_call comes first"  # noqa: S101 - a defect of the caller
-        try:
-            body = decode_body(answer, self.redaction)
-        except AnswerError as exc:
-            body, unreadable = None, str(exc)
-        else:
-            unreadable = f"HTTP {answer.status}, but no job id in it: {excerpt(answer.body, self.redaction)}"
+        body = None
+        # Somebody else's page tells of no job; but where its id is ours, and no `id` is named, no body is needed.
+        if step.id is not None or step.repeat != "id":
+            try:
+                body = decode_body(answer, self.redaction)
+            except AnswerError as exc:
+                raise CreateUncertain(str(exc), answered=True) from exc
         job = step.id.find(answer, body) if step.id is not None else None
         if not job and step.repeat == "id":
             job = task.token
         if not job:
-            # The provider took the request, so a job may well be running under a name that we did not learn.
-            raise CreateUncertain(unreadable, answered=True)
+            shown = excerpt(answer.body, self.redaction)  # it took the request, so a job may well be running
+            raise CreateUncertain(f"HTTP {answer.status}, but no job id in it: {shown}", answered=True)
         try:
             check_length("the job's id", job, JOB_LIMIT)
             reading = self._reading(answer, body) or Reading(status=JobStatus.WAITING)
@@ -289,9 +290,10 @@ class Binding:
         try:
             result = self._result(step, answer)
         except AnswerError:
-            if not step.once:
+            # Unless it is somebody else's page, it will not be given out again, and was paid for.
+            if not step.once or "html" in answer.headers.get("content-type", ""):
                 raise
-            result = as_json_text(answer.body)  # it will not be given out again, and was paid for
+            result = as_json_text(answer.body)
         return msgspec.structs.replace(reading, result=result, to_fetch=False)
 
     def _result(self, step: FetchStep, answer: Answer) -> msgspec.Raw:

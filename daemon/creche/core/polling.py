@@ -162,10 +162,10 @@ class Poller:
         if isinstance(error, Outage | Throttled | CredentialsRefused):
             return Ask(wait_s, error.code)
         if isinstance(error, JobNotFound):
-            if cancelled is not None:
-                return End(Cancelled(reason=cancelled))
             if age_s < self.rhythm.grace_s:
                 return Ask(min(wait_s, max(0.1, self.rhythm.grace_s - age_s)))
+            if cancelled is not None:
+                return End(Cancelled(reason=cancelled))
             return End(Failed(reason="job_lost", message=str(error)))
         self.failures += 1
         if self.failures >= self.rhythm.max_failures:

@@ -311,12 +311,14 @@ class Supervisor:
             logger.info("the machine slept for {:.0f} s", jumps.slept_s)
         if jumps.set_by_s:
             logger.warning("the clock was set by {:+.0f} s; deadlines stay as far away as they were", jumps.set_by_s)
+        now, wall = trio.current_time(), self._tools.wall()
         for live in self._live.values():
-            if jumps.slept_s and live.patience is not None:
-                live.patience.deadline -= jumps.slept_s
             if jumps.set_by_s and (task := rules.shift(live.task, jumps.set_by_s)) is not live.task:
                 live.change(task)
                 self._tools.journal.note(task)
+            if live.patience is not None and live.task.deadline_at is not None:
+                # Worked out anew: whoever has begun since the machine woke up did not sleep.
+                live.patience.deadline = min(live.patience.deadline, now + live.task.deadline_at - wall)
             if live.task.start_at is not None and not live.queued:
                 live.alarm.ring()
 
