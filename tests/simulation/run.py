@@ -1,0 +1,216 @@
+"""Runs worlds, one or thousands: `scripts/simulate`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import trio
+from loguru import logger
+from trio._core import _run as trio_run
+from trio.testing import MockClock
+
+from creche.engine import lag, pulse
+from tests.simulation.history import History
+from tests.simulation.planted import PLANTED
+from tests.simulation.story import Violation
+from tests.simulation.world import World
+
+PATIENCE_S = 60.0
+"""How long a world may take, in real seconds: one that goes round in circles is a violation, too."""
+
+TOO_LONG_S = 30_000.0
+"""How long a world may take, in its own seconds."""
+
+MOST_FAILURES = 3
+
+
+class Result(NamedTuple):
+    """What became of one world: what was violated, if anything, and the story."""
+
+    seed: int
+    violation: str
+    task: str | None
+    story: str
+    lines: int
+
+
+def run_world(seed: int, folder: Path) -> Result:
+    """Live through the world of a seed, in a folder of its own (on a disk that is quick, best in memory)."""
+    story = None
+    violation, task = "", None
+
+    async def run() -> None:
+        nonlocal story
+        async with trio.open_nursery() as nursery:
+            world = World(seed, folder, nursery)
+            story = world.story
+            try:
+                with trio.fail_after(TOO_LONG_S):
+                    await History(world).happen()
+            finally:
+                world.close()
+                nursery.cancel_scope.cancel()
+
+    with _repeatable(seed), _patience():
+        try:
+            trio.run(run, clock=MockClock(autojump_threshold=0))
+        except BaseExceptionGroup as group:
+            found = _violation_in(group)
+            if found is None:
+                violation = "the world fell over:\n" + "".join(traceback.format_exception(group))
+            else:
+                violation, task = str(found), found.task
+        except (TimeoutError, trio.TrioInternalError) as exc:
+            violation = f"the world did not end within {PATIENCE_S:.0f} s of real time:\n" + "".join(
+                traceback.format_exception(exc)
+            )
+    assert story is not None
+    return Result(seed, violation, task, story.about(task), len(story.lines))
+
+
+def _violation_in(error: BaseException) -> Violation | None:
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := _violation_in(part)) is not None), None)
+    return error if isinstance(error, Violation) else None
+
+
+@contextlib.contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """The same seed, the same world: Trio's scheduling and every secret follow from it, and rare beats save time."""
+    chance = random.Random(seed)  # noqa: S311 - a repeatable one is wanted
+    trio_run._r.seed(seed)
+    with (
+        mock.patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        mock.patch.object(secrets, "token_hex", lambda size: chance.randbytes(size).hex()),
+        mock.patch.object(secrets, "token_bytes", chance.randbytes),
+        mock.patch.object(lag, "EVERY_S", 900.0),
+        mock.patch.object(pulse, "BEAT_EVERY_S", 5.0),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"the world did not end within {PATIENCE_S:.0f} s of real time")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def work_folder() -> Path:
+    """A new folder, in memory where that is possible."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder of our own is made in it
+    return Path(tempfile.mkdtemp(prefix="creche-worlds-", dir=parent))
+
+
+_folder: Path
+
+
+def _begin_process() -> None:
+    global _folder  # noqa: PLW0603 - one for each process of the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logger.remove()
+    _folder = work_folder()
+    multiprocessing.util.Finalize(None, _remove, args=(_folder,), exitpriority=1)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.glob("*"):
+        path.unlink()
+    folder.rmdir()
+
+
+def _run_one(job: tuple[int, str | None]) -> Result:
+    seed, plant = job
+    with PLANTED[plant]() if plant is not None else contextlib.nullcontext():
+        return run_world(seed, _folder)
+
+
+def run_worlds(seeds: range, *, jobs: int, plant: str | None = None, stop_at: int = MOST_FAILURES) -> Iterator[Result]:
+    """Run the worlds of all seeds in several processes; ends early when `stop_at` of them have failed."""
+    failures = 0
+    with multiprocessing.get_context("fork").Pool(jobs, _begin_process) as pool:
+        for result in pool.imap(_run_one, ((seed, plant) for seed in seeds), chunksize=1 if plant else 4):
+            yield result
+            failures += bool(result.violation)
+            if failures == stop_at:
+                break
+        pool.close() if failures < stop_at else pool.terminate()
+        pool.join()
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/simulate", description="Simulated worlds: the whole daemon, a seed each."
+    )
+    parser.add_argument("--seeds", type=int, default=500, help="how many worlds (default: 500)")
+    parser.add_argument("--from", type=int, default=0, dest="start", metavar="SEED", help="the first seed (default: 0)")
+    parser.add_argument("--seed", type=int, help="one world only")
+    parser.add_argument("--whole", action="store_true", help="with its whole story, also where nothing is wrong")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes")
+    parser.add_argument("--plant", choices=sorted(PLANTED), help="with this bug planted")
+    given = parser.parse_args()
+    if given.seed is not None:
+        return _replay(given.seed, given.plant, whole=given.whole)
+    begun = time.monotonic()
+    count = failed = lines = 0
+    for result in run_worlds(range(given.start, given.start + given.seeds), jobs=given.jobs, plant=given.plant):
+        count += 1
+        lines += result.lines
+        if result.violation:
+            failed += 1
+            _report(result, given.plant)
+        if count % 500 == 0:
+            print(f"{count} worlds, {time.monotonic() - begun:.0f} s", flush=True)  # noqa: T201
+    took_s = time.monotonic() - begun
+    print(  # noqa: T201
+        f"{count} worlds, {failed} violations, {lines} events, at least {count} simulated hours, {took_s:.0f} s "
+        f"with {given.jobs} processes"
+    )
+    return 1 if failed else 0
+
+
+def _replay(seed: int, plant: str | None, *, whole: bool) -> int:
+    logger.remove()
+    folder = work_folder()
+    try:
+        with PLANTED[plant]() if plant is not None else contextlib.nullcontext():
+            result = run_world(seed, folder)
+    finally:
+        _remove(folder)
+    if result.violation:
+        _report(result, plant)
+    else:
+        print((result.story + "\n" if whole else "") + f"seed {seed}: no violation, {result.lines} events")  # noqa: T201
+    return 1 if result.violation else 0
+
+
+def _report(result: Result, plant: str | None) -> None:
+    about = f" (task {result.task})" if result.task else ""
+    again = f"scripts/simulate --seed {result.seed}" + (f" --plant {plant}" if plant else "")
+    print(f"seed {result.seed}: {result.violation}{about}\n{result.story}\nagain: {again}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
