@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, Reply, StartDaemon
+    from tests.process.running import Daemon, Reply, StartDaemon
 
 QUICK = {"simulate": {"queue": "0s", "run": "0s"}}
 HUGE_BYTES = 100_000_000

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, StartDaemon
+    from tests.process.running import Daemon, StartDaemon
 
 GOOD = {"prompt": "a heron", "simulate": {"queue": "0s", "run": "0s"}}
 BAD = {"simulate": {"queue": "0s", "run": "0s", "end": "failed", "message": "no luck"}}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, Simulator, StartDaemon
+    from tests.process.running import Daemon, Simulator, StartDaemon
 
 SOURCES = Path(__file__).parent.parent.parent / "daemon"
 

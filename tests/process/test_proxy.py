@@ -14,7 +14,7 @@ import trio
 from tests.edges.transports.peers import Peer, relay, serve
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, Simulator, StartDaemon
+    from tests.process.running import Daemon, Simulator, StartDaemon
 
 FAR = """
 [algorithms.far]

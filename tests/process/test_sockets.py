@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, StartDaemon
+    from tests.process.running import Daemon, StartDaemon
 
 QUICK = {"simulate": {"queue": "0s", "run": "0s"}}
 

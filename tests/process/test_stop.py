@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Listener, StartDaemon
+    from tests.process.running import Listener, StartDaemon
 
 LONG = {"simulate": {"queue": "0s", "run": "2s"}}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.conftest import Daemon, Listener, StartDaemon
+    from tests.process.running import Daemon, Listener, StartDaemon
 
 
 @pytest.fixture(scope="module")
