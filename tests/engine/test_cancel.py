@@ -45,6 +45,25 @@ async def test_a_cancel_goes_to_the_provider_at_once(engine: Engine, autojump_cl
     assert times(provider)[-1] == 4
 
 
+async def test_the_provider_hears_of_a_cancel_when_it_is_on_disk(engine: Engine, autojump_clock: object) -> None:
+    """Not before, however slow the disk: after a crash nobody would know who had it cancelled."""
+    provider = FakeProvider(poll=[*[RUNNING] * 6, STOPPED])
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    await trio.sleep_until(4)
+    before, slow = engine.around_io, trio.Event()
+    engine.around_io = slow.wait
+    async with trio.open_nursery() as client:
+        client.start_soon(engine.supervisor.cancel, "t")
+        await trio.sleep_until(8)
+        assert count(provider, "cancel") == 0
+        assert times(provider)[-1] > 4
+        engine.around_io = before
+        slow.set()
+    assert await engine.result() == Cancelled(reason="client")
+    assert times(provider, "cancel") == [8]
+
+
 async def test_a_cancel_is_sent_until_the_provider_agrees(engine: Engine, autojump_clock: object) -> None:
     """Errors do not end it; an agreement does."""
     provider = FakeProvider(

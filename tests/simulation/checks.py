@@ -79,20 +79,25 @@ class Checks:
                 raise Violation("a heart beats only while its task lives", f"seen at {at:.0f}", task_id)
 
     def sent(self, call: Call) -> None:
-        """A job is asked about only when its id is on disk."""
-        parts = urlsplit(call.url).path.strip("/").split("/")
-        if call.method == "GET" and len(parts) == 2 and parts[0] == "jobs":
-            job_id = parts[1]
-            known = [job for provider in self._world.providers.values() for job in [provider.jobs.get(job_id)] if job]
-            for job in known:
-                if not self._on_disk(job):
-                    invariant = "a job is asked about only when its id is on disk"
-                    self._world.story.accuse(Violation(invariant, job_id, job.task))
+        """What the provider hears of is on disk: the job's id before it is asked about, the wish before a cancel."""
+        path = urlsplit(call.url).path.strip("/").split("/")
+        if path[0] != "jobs" or len(path) == 1 or (call.method == "PUT"):
+            return
+        for job in (provider.jobs.get(path[1]) for provider in self._world.providers.values()):
+            if job is None:
+                continue
+            task = self._on_disk(job.task)
+            if task is None or task.job is None or task.job.id != job.id:
+                invariant = "a job is asked about only when its id is on disk"
+                self._world.story.accuse(Violation(invariant, job.id, job.task))
+            elif path[2:] == ["cancel"] and task.cancel_reason is None:
+                invariant = "a job is cancelled only when the wish is on disk"
+                self._world.story.accuse(Violation(invariant, job.id, job.task))
 
-    def _on_disk(self, job: Job) -> bool:
+    def _on_disk(self, task_id: str) -> Task | None:
         store = self._world.reader()
-        row = store.execute("SELECT record FROM tasks WHERE id = ?", (job.task,)).fetchone()
-        return row is not None and (found := _DECODER.decode(row[0]).job) is not None and found.id == job.id
+        row = store.execute("SELECT record FROM tasks WHERE id = ?", (task_id,)).fetchone()
+        return None if row is None else _DECODER.decode(row[0])
 
     # -- at the end --------------------------------------------------------------------------------------
 

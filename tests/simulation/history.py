@@ -31,6 +31,7 @@ class History:
         self._trouble = chance.choice([0.0, 0.0, 0.02, 0.08])
         self._kinds = chance.choice([["kill"], ["stop"], ["store"], ["clock", "kill"], ["reload"], _ALL, _ALL, _ALL])
         self._gentle = self._trouble == 0 and "reload" not in self._kinds
+        world.store_slow_s = chance.choice([0.05, 0.05, 8.0])
         self._every_s = chance.choice([2.0, 5.0, 15.0])
         self._variants = [self._config(chance) for _ in range(3 if "reload" in self._kinds else 1)]
         world.config = self._variants[0]

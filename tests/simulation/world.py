@@ -30,6 +30,9 @@ from tests.simulation.story import Story, Violation
 
 T = TypeVar("T")
 
+ANSWERS_S = 3.0
+"""How long a stop waits for the answers of those who are in."""
+
 EPOCH_S = 1_800_000_000.0
 PEER = Peer(address="client", local=True, pid=1, uid=0, gid=0)
 
@@ -50,6 +53,7 @@ class World:
         self.slept_s = 0.0
         self.set_by_s = 0.0
         self.store_fails = False
+        self.store_slow_s = 0.0
         self.config = ""
         self.providers = {
             name: Provider(kind, self.chance, self.uptime, self.story.tell) for name, kind in KINDS.items()
@@ -172,9 +176,13 @@ class Life(Outside):
         """From now on nothing that it does has any effect."""
         self.dead = True
         self.wire.die()
+        self.hang_up()
+        self._scope.cancel()
+
+    def hang_up(self) -> None:
+        """Nobody gets an answer any more."""
         for call in list(self.calls):
             call.cancel()
-        self._scope.cancel()
 
     # -- what it takes from the world --------------------------------------------------------------------
 
@@ -202,7 +210,7 @@ class Life(Outside):
     async def _in_place(self, function: Callable[[], T], /) -> T:
         world = self._world
         if world.chance.random() < 0.1:
-            await trio.sleep(world.chance.uniform(0, 0.05))
+            await trio.sleep(world.chance.uniform(0, world.store_slow_s))
         await self._while_alive()
         if world.store_fails:
             raise StoreUnavailable("the disk is full")
@@ -240,11 +248,16 @@ class Door:
     async def serve(
         self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Let clients in until `stop`."""
+        """Let clients in until `stop`; who waits then for an answer may get it."""
         assert listeners == []
         self._life.handle = self._handle
         task_status.started()
-        await self._closed.wait()
+        try:
+            await self._closed.wait()
+            if self._life.calls:
+                await trio.sleep(ANSWERS_S)
+        finally:
+            self._life.hang_up()
 
     def stop(self) -> None:
         """Let nobody in any more; who is in gets an answer."""

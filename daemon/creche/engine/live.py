@@ -101,6 +101,7 @@ class LiveTask:
         "algorithm",
         "answered",
         "at_rest",
+        "cancel_kept",
         "condition",
         "delay_s",
         "failures",
@@ -121,6 +122,8 @@ class LiveTask:
         self.delay_s = delay_s
         self.alarm: Alarm = tools.timetable.alarm()
         self.at_rest = False
+        # Whether the wish to cancel is on disk; the provider must not hear of it before.
+        self.cancel_kept = task.cancel_reason is not None
         self._rested: trio.Event | None = None
         self.patience: trio.CancelScope | None = None
         self.leaving = False

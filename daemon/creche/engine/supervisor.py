@@ -155,9 +155,13 @@ class Supervisor:
             raise WrongStatus(f"the task is {task.status}: {hint}")
         if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
+
+        def kept(_: Written) -> None:
+            live.cancel_kept = True
+            self._rouse(live)
+
         # Also when it was asked for before: that wish may not have reached the disk.
-        await self._tools.journal.write(Save(live.task))
-        self._rouse(live)
+        await self._tools.journal.write(Save(live.task), then=kept)
         return live.task
 
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:

@@ -195,8 +195,10 @@ class _PollingChild:
             return
         if live.algorithm.on_timeout == "cancel" and live.task.cancel_reason is None:
             live.change(rules.request_cancel(live.task, DEADLINE))
-            await self._tools.journal.save_surely(lambda: live.task)
         if live.task.cancel_reason is not None:
+            if not live.cancel_kept:
+                await self._tools.journal.save_surely(lambda: live.task)
+                live.cancel_kept = True
             with trio.move_on_after(LAST_CANCEL_S):
                 await self._cancel_surely()
             if self._cancel_agreed and await self._ends_now():
@@ -367,7 +369,7 @@ class _PollingChild:
     async def _ask_to_cancel(self) -> None:
         """Ask until the provider agrees; what it then says about the job is the truth, not our wish."""
         live = self._live
-        if self._cancel_agreed or self._cancel_refused or live.task.job is None:
+        if self._cancel_agreed or self._cancel_refused or live.task.job is None or not live.cancel_kept:
             return
         try:
             self._cancel_agreed = await live.algorithm.provider.cancel(live.task.job)
