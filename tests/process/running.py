@@ -239,6 +239,12 @@ class Daemon:
 
     def start(self) -> None:
         """Start it, on the store that is there; ready when this returns."""
+        self.launch()
+        eventually(lambda: self.ready or not self.running, START_S)
+        assert self.running, self.log.read_text()
+
+    def launch(self) -> None:
+        """Start it, and do not wait until it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 self._command,
@@ -249,12 +255,10 @@ class Daemon:
                 stderr=log,
                 pass_fds=self._pass_fds,
             )
-        eventually(self._is_ready_or_ended, START_S)
-        assert self.running, self.log.read_text()
 
-    def _is_ready_or_ended(self) -> bool:
-        if not self.running:
-            return True
+    @property
+    def ready(self) -> bool:
+        """Whether it says so."""
         try:
             return self.call("GET", "/readyz").status == 200
         except OSError:
@@ -366,19 +370,28 @@ class Daemon:
         """The messages of a level so far."""
         return [line["message"] for line in self._lines() if line["level"] == level]
 
+    def expect(self, text: str) -> None:
+        """Messages at ERROR with this text may come."""
+        self._claimed.append(text)
+
     def claim(self, text: str) -> None:
         """Messages at ERROR with this text are what the test is about. One must come soon."""
-        self._claimed.append(text)
+        self.expect(text)
         eventually(lambda: any(text in message for message in self.logged("error")))
 
     def end(self) -> None:
         """Kill it if it lives, and look at what it logged."""
         if self.running:
             self.kill()
+        self.check_log()
+
+    def check_log(self) -> None:
+        """No traceback, no warning of Python's, and of errors only those that were claimed."""
         lines = self._lines()
-        assert [line for line in lines if "traceback" in line or line["message"].startswith("py.warnings")] == []
+        strange = [line for line in lines if "traceback" in line or line["message"].startswith("py.warnings")]
+        assert strange == [], strange
         errors = [message for message in self.logged("error") if not any(text in message for text in self._claimed)]
-        assert errors == []
+        assert errors == [], errors
 
     def _lines(self) -> list[Json]:
         # The last line may be half written.
@@ -438,5 +451,7 @@ def simulator_url() -> Iterator[str]:
     command = [*COMMAND, "simulate", "--port", "0"]
     with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
