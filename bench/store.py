@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     print(f"{'write':<8} {'batch':>6} {'writes/s':>10} {'CPU us':>10} {'p50 ms':>10} {'p99 ms':>10}")
     for batch, count in ((1, 3_000), (100, 30_000), (1_000, 100_000)):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            store = SqliteStore(Path(place) / "creche.db")
+            store = SqliteStore(Path(place) / "creche.db", max_inline=256 << 10)
             store.open()
             tasks = [
                 make_task(

@@ -83,6 +83,10 @@ class Client:
         """One task as it stands; with `wait_s`, as soon as it is at rest, or after that time."""
         return self._run(self._plans.get(task_id, wait_s, with_input=with_input))
 
+    def result(self, task_id: str) -> Any:  # noqa: ANN401 - any JSON
+        """The result of a task that succeeded, also where the task itself has only its `result_file`."""
+        return self._run(self._plans.ask("GET", task_path(task_id, "result")))
+
     def wait(self, task_id: str, timeout_s: float | None = None) -> Json:
         """Wait until the task is at rest (`AT_REST`) and return it. Raises `TooSlow` after `timeout_s`."""
         *_, task = self.states(task_id, timeout_s)

@@ -51,6 +51,10 @@ class AsyncClient:
         """As `Client.get`."""
         return await self._run(self._plans.get(task_id, wait_s, with_input=with_input))
 
+    async def result(self, task_id: str) -> Any:  # noqa: ANN401 - any JSON
+        """As `Client.result`."""
+        return await self._run(self._plans.ask("GET", task_path(task_id, "result")))
+
     async def wait(self, task_id: str, timeout_s: float | None = None) -> Json:
         """As `Client.wait`."""
         async for task in self.states(task_id, timeout_s):

@@ -48,6 +48,7 @@ def tables(config: Config) -> Tables:
         "store": {
             "path": str(store.path),
             "keep_for": format_duration(store.keep_s),
+            "max_inline": format_size(store.max_inline_bytes),
             "keep_count": store.keep_count,
         },
         "heartbeats": {"url": _written(heartbeats.url), "prefix": heartbeats.prefix},

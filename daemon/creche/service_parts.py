@@ -84,7 +84,7 @@ async def open_store(section: StoreSection) -> AsyncIterator[OpenStore]:
     """The store, closed at the end whatever happens. Raises `StartError`."""
     threads = Threads()
     _make_folder(section.path.parent, 0o700)
-    store = SqliteStore(section.path)
+    store = SqliteStore(section.path, max_inline=section.max_inline_bytes)
     await threads.write(store.open)
     try:
         yield OpenStore(store, threads.write, threads.read)

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Job, Task
+from creche.core.task import Job, Task, set_apart
 from creche.core.way import Repeat, Way
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
@@ -35,9 +35,11 @@ class MemoryStore:
     What was written outlives `close`, so the same object opened again is a daemon's restart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_inline: int = 256 << 10) -> None:
         self.identity = secrets.token_hex(6)
         self.failing = False
+        self.files: dict[str, bytes] = {}
+        self._max_inline = max_inline
         self._tasks: dict[str, Task] = {}  # in order of acceptance
         self._ids: dict[str, str] = {}  # by key
         self._seqs: dict[str, int] = {}  # by id, in the order of the feed
@@ -64,6 +66,16 @@ class MemoryStore:
         """Every task without an outcome, in order of acceptance."""
         self._fail()
         return [task for task in self._tasks.values() if task.id not in self._seqs]
+
+    def result_of(self, task_id: str) -> bytes | None:
+        """The result that is kept apart, None where there is none."""
+        self._fail()
+        return self.files.get(task_id)
+
+    def left_results(self) -> list[str]:
+        """Unfinished tasks whose result is kept apart."""
+        self._fail()
+        return [task_id for task_id in self.files if task_id in self._tasks and task_id not in self._seqs]
 
     def list_tasks(self, query: Query) -> Page:
         """Tasks by `query`, newest first, without inputs."""
@@ -96,6 +108,7 @@ class MemoryStore:
                 break
             self._floor = self._seqs.pop(task_id)
             del self._tasks[task_id]
+            self.files.pop(task_id, None)
             pruned += 1
         self._ids = {key: task_id for key, task_id in self._ids.items() if task_id in self._tasks}
         return pruned
@@ -132,7 +145,10 @@ class MemoryStore:
         first = self._tasks.get(task.id)
         if first is None:
             return AlreadySettled(f"task {task.id} is not in the store")
+        task, result = set_apart(task, self._max_inline)
         if task.id not in self._seqs:
+            if result is not None:
+                self.files[task.id] = result
             self._head += 1
             self._seqs[task.id] = self._head
             self._tasks[task.id] = first = task

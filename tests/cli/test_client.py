@@ -269,6 +269,8 @@ def test_the_other_calls_say_what_they_mean(client: Speaker, daemon: FakeDaemon)
     client.call("resolve", "t1", "attach", "j1")
     client.call("resolve", "t1", "drop")
     client.call("results", "c", user="u", wait_s=1)
+    daemon.on("GET", "/v1/tasks/t1/result", (200, [1]))
+    assert client.call("result", "t1") == [1]
     assert client.call("algorithms") == [{"name": "flux"}]
     assert client.call("status") == {"ready": True}
     assert [(request.query, request.body) for request in daemon.requests[:5]] == [

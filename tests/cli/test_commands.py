@@ -174,6 +174,22 @@ def test_submit_wait_writes_the_result(creche: Run, daemon: FakeDaemon, tmp_path
     assert json.loads((tmp_path / "out.json").read_text("utf-8")) == {"url": "ü"}
 
 
+LARGE = {**SUCCEEDED, "result_file": {"bytes": 300_000, "sha256": "0a"}}
+del LARGE["result"]
+
+
+def test_a_large_result_is_asked_for_by_itself(creche: Run, daemon: FakeDaemon, tmp_path: Path) -> None:
+    """By `submit --wait` as by `result`; `show` says how to get it."""
+    daemon.on("POST", "/v1/tasks", (202, ACCEPTED))
+    daemon.on("GET", "/v1/tasks/t1", (200, LARGE))
+    daemon.on("GET", "/v1/tasks/t1/result", (200, ["large"]))
+    assert creche("submit", "flux", "--data", "1", "--wait").values == [["large"]]
+    assert creche("result", "t1").values == [["large"]]
+    assert creche("result", "t1", "--output", str(tmp_path / "out")).out == ""
+    assert json.loads((tmp_path / "out").read_text()) == ["large"]
+    assert "result       300000 bytes: creche result t1" in creche("show", "t1").out
+
+
 def test_submit_many_and_wait_writes_tasks(creche: Run, daemon: FakeDaemon, tmp_path: Path) -> None:
     """Of many tasks --output gets one finished task per line; what was refused counts for the exit code."""
     daemon.on("POST", "/v1/tasks/batch", _refuse_the_second)

@@ -48,7 +48,7 @@ def make(path: Path) -> None:
     def ended(which: Task, outcome: Outcome, after_s: float) -> Settle:
         return Settle(settle(begin_job(begin_create(which, START + 1, ""), job, START + 2), outcome, START + after_s))
 
-    store = SqliteStore(path)
+    store = SqliteStore(path, max_inline=100)
     store.open()
     store.commit([Accept(one) for one in (accepted, running, pruned, succeeded, failed)])
     store.commit([Save(observe(begin_job(running, job, START + 2), Status.PROCESSING, "RUNNING", 0.5))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, cast
@@ -86,9 +87,9 @@ def request(
     return Request(method=method, path=path, query=query, headers={}, body=body, peer=peer)
 
 
-def filled(*sizes_bytes: int) -> MemoryStore:
+def filled(*sizes_bytes: int, max_inline: int = 2 * PAGE_BYTES) -> MemoryStore:
     """A store with settled tasks `t1`, `t2`, … whose results are so large."""
-    store = MemoryStore()
+    store = MemoryStore(max_inline=max_inline)
     for number, size_bytes in enumerate(sizes_bytes, 1):
         task = make_task(f"t{number}")
         result = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * size_bytes)))
@@ -185,3 +186,31 @@ async def test_over_tcp_a_token_is_asked_for_before_the_body() -> None:
     refusal = served.api.refusal(request("POST", "/v1/tasks", peer=TCP))
     assert refusal is not None
     assert problem(refusal) == (401, "unauthorized")
+
+
+# -- results alone -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_bytes", [10, 300])
+async def test_a_result_alone(nursery: trio.Nursery, autojump_clock: object, size_bytes: int) -> None:
+    """Byte for byte, wherever it is kept; the task shows it, or says how large it is and what it hashes to."""
+    served = Served(filled(size_bytes, max_inline=100), Access())
+    result = b'"%s"' % (b"x" * size_bytes)
+    response = await served.get("/v1/tasks/t1/result")
+    assert (response.status, response.body, response.content_type) == (200, result, "application/json")
+    shown = await served.page("/v1/tasks/t1")
+    file = {"bytes": len(result), "sha256": hashlib.sha256(result).hexdigest()}
+    if size_bytes == 10:
+        assert ("result_file" in shown, shown["result"]) == (False, "x" * 10)
+    else:
+        assert ("result" in shown, shown["result_file"]) == (False, file)
+
+
+async def test_no_result(served: Served, autojump_clock: object) -> None:
+    """Of a task that is not there, has not succeeded, or whose file was removed."""
+    served.store.commit([Accept(make_task("t1"))])
+    assert problem(await served.get("/v1/tasks/nobody/result")) == (404, "task_not_found")
+    assert problem(await served.get("/v1/tasks/t1/result")) == (409, "wrong_status")
+    lost = Served(filled(300, max_inline=100), Access())
+    lost.store.files.clear()
+    assert problem(await lost.get("/v1/tasks/t1/result")) == (503, "store_unavailable")

@@ -23,7 +23,7 @@ IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXTS, lambda inner: st.lists(inner, max_size=3), max_leaves=4
 )
-RAWS = JSONS.map(lambda value: msgspec.Raw(msgspec.json.encode(value)))
+RAWS = (JSONS | st.sampled_from(["x" * 19, "y" * 19])).map(lambda value: msgspec.Raw(msgspec.json.encode(value)))
 OUTCOMES: st.SearchStrategy[Outcome] = st.builds(Succeeded, RAWS, st.booleans()) | st.sampled_from(
     [Failed("provider", "no luck"), Cancelled("client")]
 )
@@ -61,8 +61,8 @@ class Comparison(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.clock = 0.0
-        self.memory = MemoryStore()
-        self.sqlite = SqliteStore(Path(self.folder.name) / "creche.db")
+        self.memory = MemoryStore(max_inline=20)
+        self.sqlite = SqliteStore(Path(self.folder.name) / "creche.db", max_inline=20)
         self.sqlite.open()
 
     def teardown(self) -> None:
@@ -113,7 +113,8 @@ class Comparison(RuleBasedStateMachine):
                 store.unfinished(),
                 store.feed_bounds(),
                 store.feed_after(0, 100),
-                [store.get(name) for name in "abcde"],
+                [(store.get(name), store.result_of(name)) for name in "abcde"],
+                store.left_results(),
             )
 
         assert everything(self.sqlite) == everything(self.memory)

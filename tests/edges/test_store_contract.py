@@ -5,6 +5,7 @@ Declared differences: only `SqliteStore` is locked and outlives its process; tes
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from creche.core import task as tasks
-from creche.core.task import Failed, Job, Outcome, Status, Succeeded, Task
+from creche.core.task import Failed, Job, Outcome, ResultFile, Status, Succeeded, Task
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Store
 from creche.errors import AlreadySettled, KeyConflict
@@ -21,6 +22,8 @@ from creche.testing import MemoryStore, make_task
 
 WON = Succeeded(msgspec.Raw(b'{"x": 1.50}'))
 LOST = Failed("provider", "no luck")
+INLINE = 100
+"""Results of more bytes are kept in files."""
 
 
 def settled(task: Task, outcome: Outcome = WON, now: float = 9.0) -> Task:
@@ -41,7 +44,9 @@ def ids(found: list[Task] | Page) -> list[str]:
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An open, empty store of each kind."""
-    made: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "creche.db")
+    made: Store = MemoryStore(max_inline=INLINE)
+    if request.param == "sqlite":
+        made = SqliteStore(tmp_path / "creche.db", max_inline=INLINE)
     made.open()
     yield made
     made.close()
@@ -77,7 +82,7 @@ def test_an_input_of_a_megabyte_is_kept_verbatim(store: Store) -> None:
     found = store.get("a")
     assert found is not None
     assert found.input == large
-    assert found.outcome == Succeeded(large)
+    assert store.result_of("a") == bytes(large)
 
 
 @pytest.mark.parametrize("text", ["ключ", "a\0b", "'; DROP TABLE tasks; --", '"', " ", "🦶" * 200, "%_"])
@@ -396,13 +401,60 @@ def test_the_last_page_says_so(store: Store) -> None:
     assert not store.list_tasks(Query(after="unknown")).more
 
 
+# -- large results -------------------------------------------------------------------------------------
+
+LARGE = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * INLINE)), partial=True)
+APART = Succeeded(partial=True, file=ResultFile(INLINE + 2, hashlib.sha256(bytes(LARGE.result)).hexdigest()))
+
+
+def test_a_large_result_is_kept_apart(store: Store) -> None:
+    """Entry, record and feed say how long it is and what it hashes to; its bytes are had by themselves."""
+    task = make_task("a")
+    fill(store, task)
+    kept = settled(task, APART)
+    assert store.commit([Settle(settled(task, LARGE))]) == [Entry(1, kept)]
+    assert store.get("a") == kept
+    assert store.feed_after(0, 10) == [Entry(1, kept)]
+    assert store.result_of("a") == bytes(LARGE.result)
+    assert store.left_results() == []
+
+
+def test_a_result_as_long_as_allowed_stays_in_the_record(store: Store) -> None:
+    """The limit is the longest that does."""
+    task = make_task("a")
+    fill(store, task)
+    longest = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * (INLINE - 2))))
+    assert store.commit([Settle(settled(task, longest))]) == [Entry(1, settled(task, longest))]
+    assert store.result_of("a") is None
+
+
+def test_a_large_result_stands_as_any_outcome(store: Store) -> None:
+    """The same again gives its entry; another is refused, and changes neither record nor file."""
+    task = make_task("a")
+    fill(store, task)
+    store.commit([Settle(settled(task, LARGE))])
+    assert store.commit([Settle(settled(task, LARGE))]) == [Entry(1, settled(task, APART))]
+    other = Succeeded(msgspec.Raw(b'"%s"' % (b"y" * INLINE)))
+    assert isinstance(store.commit([Settle(settled(task, other))])[0], AlreadySettled)
+    assert store.get("a") == settled(task, APART)
+    assert store.result_of("a") == bytes(LARGE.result)
+
+
+def test_retention_removes_large_results_too(store: Store) -> None:
+    """With their tasks, and no others."""
+    fill(store, make_task("a"), make_task("b"))
+    store.commit([Settle(settled(make_task(name), LARGE)) for name in "ab"])
+    assert store.prune(settled_before=0.0, keep=1, limit=10) == 1
+    assert (store.result_of("a"), store.result_of("b")) == (None, bytes(LARGE.result))
+
+
 def test_a_page_is_bounded_in_bytes(store: Store) -> None:
     """It ends with the record that brings it to its size, and there is more; one too large for any page comes alone."""
     sizes = [PAGE_BYTES // 2, PAGE_BYTES // 2, 1, PAGE_BYTES * 2, 1]
     accepted = [make_task(f"t{number}") for number in range(len(sizes))]
     fill(store, *accepted)
     for task, size in zip(accepted, sizes, strict=True):
-        store.commit([Settle(settled(task, Succeeded(msgspec.Raw(b'"%s"' % (b"x" * size)))))])
+        store.commit([Settle(settled(task, Failed("provider", "x" * size)))])
     fed: list[list[str]] = [[]]
     while page := store.feed_after(sum(map(len, fed)), 100):
         fed.append([entry.task.id for entry in page])

@@ -32,10 +32,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "creche.db"
 
 
+LARGE = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * 100)))
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[SqliteStore]:
     """The store at `path`, open."""
-    store = SqliteStore(path)
+    store = SqliteStore(path, max_inline=100)
     store.open()
     try:
         yield store
@@ -64,7 +67,7 @@ def child(script: str, path: Path) -> Iterator[subprocess.Popen[str]]:
         "from creche.errors import StoreUnavailable\n"
         "from creche.testing import make_task\n"
         "import msgspec\n"
-        "signal.alarm(30); path = Path(sys.argv[1]); store = SqliteStore(path); store.open()\n"
+        "signal.alarm(30); path = Path(sys.argv[1]); store = SqliteStore(path, max_inline=100); store.open()\n"
     )
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and script
         [sys.executable, "-c", setup + script, str(path)],
@@ -105,6 +108,40 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
         assert store.feed_after(0, 10) == [Entry(2, done)]
         assert store.feed_bounds() == (1, 2)
         assert store.commit([Accept(make_task("d", key="d"))]) == [Accepted(done, new=False)]
+
+
+def test_a_result_that_came_before_the_crash_is_found(path: Path) -> None:
+    """Its file is durable before the outcome is; what is no task's any more, or was half written, goes at a start."""
+    files = path.with_name(f"{path.name}.results")
+    with opened(path) as store:
+        store.commit([Accept(make_task("w")), Accept(make_task("d"))])
+        store.commit([Settle(settle(begin_job(make_task("d"), Job("j"), 1.0), LARGE, 2.0))])
+        assert [file.name for file in files.iterdir()] == ["d"]
+    for name in ("w", ".w", "gone"):
+        (files / name).write_bytes(b"[1]")
+    with opened(path) as store:
+        assert sorted(file.name for file in files.iterdir()) == ["d", "w"]
+        assert store.left_results() == ["w"]
+        assert store.result_of("w") == b"[1]"
+        store.commit([Settle(settle(begin_job(make_task("w"), Job("j"), 1.0), Succeeded(msgspec.Raw(b"2")), 2.0))])
+        assert store.left_results() == []
+    with opened(path):
+        assert [file.name for file in files.iterdir()] == ["d"]
+
+
+def test_a_large_result_that_cannot_be_written_refuses_its_batch(path: Path) -> None:
+    """Nothing of it is done; once there is room it can be repeated."""
+    files = path.with_name(f"{path.name}.results")
+    end = Settle(settle(begin_job(make_task("a"), Job("j"), 1.0), LARGE, 2.0))
+    with opened(path) as store:
+        store.commit([Accept(make_task("a"))])
+        files.write_bytes(b"in the way")
+        with pytest.raises(StoreUnavailable):
+            store.commit([Accept(make_task("b")), end])
+        assert [task.id for task in store.unfinished()] == ["a"]
+        files.unlink()
+        assert len(store.commit([Accept(make_task("b")), end])) == 2
+        assert store.result_of("a") == bytes(LARGE.result)
 
 
 def test_every_store_has_its_own_name(tmp_path: Path) -> None:
@@ -164,7 +201,7 @@ def test_a_second_daemon_is_refused_until_the_first_is_dead(path: Path) -> None:
     with child("print('open', flush=True); sys.stdin.read()", path) as process:
         assert next(lines(process)) == "open"
         with pytest.raises(StartError, match=rf"creche\.db is in use by another daemon \(process {process.pid}\)"):
-            SqliteStore(path).open()
+            SqliteStore(path, max_inline=100).open()
         process.kill()
         process.wait(10)
         with opened(path) as store:
@@ -173,7 +210,7 @@ def test_a_second_daemon_is_refused_until_the_first_is_dead(path: Path) -> None:
 
 def test_a_second_store_in_the_same_process_is_refused(path: Path) -> None:
     """Nor may one process open a file twice; the first goes on, and after it the second may."""
-    second = SqliteStore(path)
+    second = SqliteStore(path, max_inline=100)
     with opened(path) as first:
         with pytest.raises(StartError, match=f"process {os.getpid()}"):
             second.open()
@@ -192,7 +229,7 @@ def test_a_person_may_read_the_file_meanwhile(path: Path) -> None:
 
 def test_closing_twice_or_unopened_is_nothing(path: Path) -> None:
     """`close` may come at any time and frees the lock."""
-    store = SqliteStore(path)
+    store = SqliteStore(path, max_inline=100)
     store.close()
     store.open()
     store.close()
@@ -219,13 +256,13 @@ def test_files_are_for_the_owner_only(path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """The daemon makes no folders: a mistyped path must not become a new, empty store."""
     with pytest.raises(StartError, match=r"folder .*/missing does not exist"):
-        SqliteStore(tmp_path / "missing" / "creche.db").open()
+        SqliteStore(tmp_path / "missing" / "creche.db", max_inline=100).open()
 
 
 def test_a_folder_is_no_store(tmp_path: Path) -> None:
     """The system's own words say what is wrong, once it is not about a missing folder."""
     with pytest.raises(StartError, match="Is a directory"):
-        SqliteStore(tmp_path).open()
+        SqliteStore(tmp_path, max_inline=100).open()
 
 
 def test_an_unwritable_folder_is_refused_at_the_start(short_tmp: Path) -> None:
@@ -235,7 +272,7 @@ def test_an_unwritable_folder_is_refused_at_the_start(short_tmp: Path) -> None:
         nobody(),
         pytest.raises(StartError, match=r"creche\.db cannot be opened: Permission denied; .* write it and its folder"),
     ):
-        SqliteStore(short_tmp / "creche.db").open()
+        SqliteStore(short_tmp / "creche.db", max_inline=100).open()
 
 
 @pytest.mark.parametrize("content", [b"[daemon]\n", b"SQLite", b"SQLite format 3\0" + b"x" * 5000])
@@ -243,7 +280,7 @@ def test_what_is_no_database_is_refused_and_left_alone(path: Path, content: byte
     """A path that points at something else costs nobody a file."""
     path.write_bytes(content)
     with pytest.raises(StartError, match=r"is not a store of creche|is damaged"):
-        SqliteStore(path).open()
+        SqliteStore(path, max_inline=100).open()
     assert path.read_bytes() == content
 
 
@@ -252,7 +289,7 @@ def test_a_database_of_another_program_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE bookmarks (url)")
     with pytest.raises(StartError, match="is not a store of creche"):
-        SqliteStore(path).open()
+        SqliteStore(path, max_inline=100).open()
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
@@ -264,7 +301,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with pytest.raises(
         StartError, match=f"newer creche .schema {len(MIGRATIONS) + 1}, this one knows {len(MIGRATIONS)}"
     ):
-        SqliteStore(path).open()
+        SqliteStore(path, max_inline=100).open()
 
 
 def test_a_damaged_file_is_refused_with_a_way_out(path: Path) -> None:
@@ -274,7 +311,7 @@ def test_a_damaged_file_is_refused_with_a_way_out(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:20_000] + b"\xaa" * 30_000 + whole[50_000:])
     with pytest.raises(StartError, match=r"is damaged .*restore a backup, or move it"):
-        SqliteStore(path).open()
+        SqliteStore(path, max_inline=100).open()
     path.write_bytes(whole)
     with opened(path) as store:
         assert len(store.unfinished()) == 200

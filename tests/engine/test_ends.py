@@ -157,3 +157,37 @@ async def test_what_is_given_out_once_is_not_cut_off(
     else:
         assert await engine.result() == Succeeded(DONE.result)
     assert count(provider, method) == (2 if method == "poll" else 1)
+
+
+# -- a result that was on disk when the daemon was killed ------------------------------------------------
+
+
+async def test_a_result_that_was_left_is_taken(engine: Engine, autojump_clock: object) -> None:
+    """The provider is not asked again: perhaps it would not give it out once more."""
+    provider = FakeProvider(poll=[RUNNING])
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    await trio.sleep_until(4)
+    await engine.crash()
+    engine.store.files["t"] = b'"left"'
+    asked = len(provider.calls)
+    await engine.start(engine.algorithm(provider))
+    assert await engine.result() == Succeeded(msgspec.Raw(b'"left"'))
+    assert len(provider.calls) == asked
+
+
+async def test_a_result_that_was_left_waits_for_the_store(
+    engine: Engine, autojump_clock: object, errors_logged: list[str]
+) -> None:
+    """It is read as soon as that can be."""
+    await engine.start(engine.algorithm(provider := FakeProvider(poll=[RUNNING])))
+    await engine.submit()
+    await trio.sleep_until(4)
+    await engine.crash()
+    engine.store.files["t"] = b'"left"'
+    await engine.start(engine.algorithm(provider))
+    engine.store.failing = True
+    await trio.sleep(20)
+    engine.store.failing = False
+    assert await engine.result(within_s=3) == Succeeded(msgspec.Raw(b'"left"'))
+    assert len(errors_logged) == 1

@@ -78,7 +78,9 @@ def test_curl_can_submit_megabytes(daemon: Daemon) -> None:
     content = {"prompt": "x" * (2 << 20), "simulate": {"queue": "0s", "run": "0s"}}
     head, body = curl(daemon, "/v1/tasks", json.dumps({"algorithm": "sim", "input": content}))
     assert head.startswith("HTTP/1.1 202 ")
-    assert daemon.client.wait(json.loads(body)["id"], 10)["result"] == content["prompt"]
+    task_id = json.loads(body)["id"]
+    daemon.client.wait(task_id, 10)
+    assert daemon.client.result(task_id) == content["prompt"]
 
 
 def test_listener_hears_each_outcome_once(daemon: Daemon, listen: Callable[..., Listener]) -> None:
@@ -126,3 +128,21 @@ def test_wait_ends_with_its_time(daemon: Daemon) -> None:
     assert 0.2 <= time.monotonic() - began < 2
     daemon.client.cancel(task_id)
     assert daemon.client.wait(task_id, 10)["status"] == "cancelled"
+
+
+def test_a_large_result(start_daemon: StartDaemon, listen: Callable[..., Listener]) -> None:
+    """It is told of, and fetched by itself; after a SIGKILL it is still there."""
+    daemon = start_daemon()
+    prompt = "x" * 600_000
+    with listen(daemon.tcp_url) as listener:
+        task = daemon.client.submit("sim", input={"prompt": prompt, "simulate": {"queue": "0s", "run": "0s"}})
+        listener.hears(1)
+    [heard] = listener.tasks
+    assert heard["result_file"]["bytes"] == 600_002
+    assert "result" not in heard
+    assert daemon.client.result(task["id"]) == prompt
+    assert daemon.call("GET", f"/v1/tasks/{task['id']}/result", tcp=True).json == prompt
+    daemon.kill()
+    daemon.start()
+    assert daemon.client.result(task["id"]) == prompt
+    assert json.loads(daemon.run("result", task["id"]).stdout) == prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ import msgspec
 import trio
 
 from creche.core.exchange import Call
-from creche.core.task import Cancelled, Failed, ServerFailed, Status, Succeeded, Task, TimedOut
+from creche.core.task import Cancelled, Failed, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.task_run import LAST_CANCEL_S, LAST_FETCH_S, LAST_POLL_S
 from tests.simulation.clients import Clients
@@ -110,6 +111,7 @@ class Checks:
         for task_id, task in tasks.items():
             jobs = self._world.providers[task.algorithm].jobs_of(task_id)
             self._check_truth(task, jobs)
+            self._check_file(task, store)
             self._check_once(task, jobs)
             self._check_time(task, jobs)
         for breach in (breach for provider in self._world.providers.values() for breach in provider.breaches):
@@ -158,11 +160,21 @@ class Checks:
             found = f"{task.outcome}, but the job is {job and job.end} ({[one.id for one in jobs]})"
             raise Violation("an outcome is the provider's truth", found, task.id)
 
-    def _is_true(self, task: Task, job: Job | None, jobs: list[Job]) -> bool:  # noqa: PLR0911 - a table
+    def _check_file(self, task: Task, store: SqliteStore) -> None:
+        """A large result is in its file, whole; and there are no files but those."""
+        file = task.outcome.file if isinstance(task.outcome, Succeeded) else None
+        found = store.result_of(task.id)
+        if (file is None) != (found is None) or (file and file.sha256 != hashlib.sha256(found or b"").hexdigest()):
+            raise Violation("a result is where its task says", f"{file}, {found and len(found)} bytes", task.id)
+
+    def _is_true(self, task: Task, job: Job | None, jobs: list[Job]) -> bool:  # noqa: C901, PLR0911 - a table
         decided = self._clients.decided.get(task.id, 0)
         match task.outcome:
-            case Succeeded(result=result):
+            case Succeeded(result=result, file=None):
                 return job is not None and job.end == "done" and msgspec.json.decode(result) == job.result
+            case Succeeded(file=file):
+                found = job is not None and msgspec.json.encode(job.result)
+                return file == ResultFile(len(found), hashlib.sha256(found).hexdigest()) if found else False
             case Failed(reason="provider"):
                 return job is not None and job.end == "failed"
             case Failed(reason="expired"):

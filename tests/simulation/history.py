@@ -10,7 +10,7 @@ from loguru import logger
 from creche.edges.store_sqlite import SqliteStore
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Clients
-from tests.simulation.kinds import KINDS
+from tests.simulation.kinds import KINDS, MAX_INLINE
 from tests.simulation.story import Violation
 from tests.simulation.world import Gone, World
 
@@ -51,7 +51,7 @@ class History:
 
     def _config(self, chance: random.Random) -> str:
         timeout = 'on_timeout = "cancel"\n' if chance.random() < 0.5 else ""
-        text = ['[store]\npath = "creche.db"\n[tcp]\nenabled = false\n[upstream]\n']
+        text = ['[store]\npath = "creche.db"\nmax_inline = "1KiB"\n[tcp]\nenabled = false\n[upstream]\n']
         form = chance.choice(["a", "a", "b"]) if self._kinds is not _ALL else "a"
         for kind in KINDS.values():
             more = f"in_flight = {chance.choice([2, 3])}\n" if kind.name in {"token", "plain"} else ""
@@ -81,7 +81,7 @@ class History:
             await world.stop()
         finally:
             logger.remove(sink)
-        store = SqliteStore(world.folder / "creche.db")
+        store = SqliteStore(world.folder / "creche.db", max_inline=MAX_INLINE)
         store.open()
         try:
             self.checks.final(store)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 SECRET = "s3cret"
 
+MAX_INLINE = 1024
+"""Results beyond this many bytes are files."""
+
 
 class Kind(NamedTuple):
     """One algorithm and its provider. `anew`: by configuration a second job is risked where nobody can tell."""

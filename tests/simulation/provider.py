@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from creche.core.exchange import Answer, Call
-from tests.simulation.kinds import SECRET, Kind
+from tests.simulation.kinds import MAX_INLINE, SECRET, Kind
 
 PAGE = 3
 """Jobs on a page of a list: few, so that searches need several."""
@@ -41,7 +41,8 @@ class Job:
     @property
     def result(self) -> dict[str, str]:
         """What it makes."""
-        return {"of": self.id}
+        # Some are kept in files of their own.
+        return {"of": self.id} | ({"more": "x" * MAX_INLINE} if sum(self.token.encode()) % 3 == 0 else {})
 
 
 class Provider:

@@ -27,7 +27,7 @@ from creche.engine import lag, pulse
 from tests.simulation.history import History
 from tests.simulation.planted import PLANTED
 from tests.simulation.story import Violation
-from tests.simulation.world import World
+from tests.simulation.world import World, empty
 
 PATIENCE_S = 60.0
 """How long a world may take, in real seconds: one that goes round in circles is a violation, too."""
@@ -135,8 +135,7 @@ def _begin_process() -> None:
 
 
 def _remove(folder: Path) -> None:
-    for path in folder.glob("*"):
-        path.unlink()
+    empty(folder)
     folder.rmdir()
 
 

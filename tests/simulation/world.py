@@ -37,6 +37,16 @@ EPOCH_S = 1_800_000_000.0
 PEER = Peer(address="client", local=True, pid=1, uid=0, gid=0)
 
 
+def empty(folder: Path) -> None:
+    """Leave nothing of a world in its folder."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            empty(path)
+            path.rmdir()
+        else:
+            path.unlink()
+
+
 class Gone(Exception):
     """The daemon is not there, or went away before it answered."""
 
@@ -68,8 +78,7 @@ class World:
         self.life: Life | None = None
         self.up = trio.Event()
         self._reader: sqlite3.Connection | None = None
-        for name in ("creche.db", "creche.db-wal", "creche.db-shm"):
-            (folder / name).unlink(missing_ok=True)
+        empty(folder)
 
     def reader(self) -> sqlite3.Connection:
         """A connection that reads what is on disk, whatever the daemon thinks."""
@@ -200,7 +209,7 @@ class Life(Outside):
 
     @asynccontextmanager
     async def open_store(self, section: StoreSection) -> AsyncIterator[OpenStore]:
-        store = SqliteStore(section.path)
+        store = SqliteStore(section.path, max_inline=section.max_inline_bytes)
         store.open()
         try:
             yield OpenStore(store, self._in_place, self._in_place)

@@ -30,6 +30,7 @@ COMMANDS = {
     "watch": ("watch", "Show outcomes as they happen."),
     "list": ("tasks", "List tasks, newest first."),
     "show": ("tasks", "Show a task and its result."),
+    "result": ("tasks", "Print the result of a task."),
     "cancel": ("tasks", "Ask for tasks to be cancelled."),
     "resolve": ("tasks", "Decide about an unknown task."),
     "status": ("status", "Show how the daemon is."),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import click
 
-from creche.client import Json
+from creche.client import Client, Json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -35,6 +37,27 @@ def on_terminal() -> bool:
 def print_json(value: object) -> None:
     """One value on one line, at once."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def opened(path: Path | None) -> AbstractContextManager[IO[Any] | None]:
+    """The output, opened before anything is done: a mistaken path must not show only when the work is over."""
+    if path is None:
+        return nullcontext()
+    try:
+        return click.open_file(str(path), "w", encoding="utf-8")
+    except OSError as exc:
+        raise click.UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def write_json(file: IO[Any], value: object) -> None:
+    """One value on one line, at once."""
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def result_in(task: Json, client: Client) -> object:
+    """The result of a task that succeeded; a large one is asked for by itself."""
+    return client.result(task["id"]) if "result_file" in task else task.get("result")
 
 
 def warn(message: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
 from creche.cli import Exit, worse
 from creche.cli.app import Settings, common_options
 from creche.cli.arguments import FILE, KEPT, LABEL, Duration, job_of, named, parse_json, read_text
-from creche.cli.output import print_json, state_line, warn
+from creche.cli.output import opened, print_json, result_in, state_line, warn, write_json
 from creche.cli.waiting import wait_for
 from creche.client import ApiError, Client, Json
 
@@ -95,7 +93,7 @@ def _lines(path: Path, common: Json) -> Iterator[Json]:
 
 
 def _submit_one(client: Client, fields: Json, options: Json, *, as_json: bool) -> Exit:
-    with _opened(options["output"]) as file:
+    with opened(options["output"]) as file:
         task = client.submit(**fields)
         if not options["wait"]:
             print_json(task) if as_json else click.echo(task["id"])
@@ -109,15 +107,15 @@ def _submit_one(client: Client, fields: Json, options: Json, *, as_json: bool) -
             if task["status"] != "succeeded":
                 warn(f"task {state_line(task)}")
             elif file is not None:
-                _write(file, task.get("result"))
+                write_json(file, result_in(task, client))
             elif not as_json:
-                print_json(task.get("result"))
+                print_json(result_in(task, client))
 
         return wait_for(client, [task["id"]], options["timeout"], finish)
 
 
 def _submit_many(client: Client, tasks: list[Json], options: Json, *, as_json: bool) -> Exit:
-    with _opened(options["output"]) as file:
+    with opened(options["output"]) as file:
         worst = Exit.OK
         ids = []
         for number, answer in enumerate(client.submit_many(tasks), start=1):
@@ -136,25 +134,10 @@ def _submit_many(client: Client, tasks: list[Json], options: Json, *, as_json: b
 
         def finish(task: Json) -> None:
             if file is not None:
-                _write(file, task)
+                write_json(file, task)
             elif as_json:
                 print_json(task)
             else:
                 click.echo(state_line(task))
 
         return worse(worst, wait_for(client, ids, options["timeout"], finish))
-
-
-def _opened(path: Path | None) -> AbstractContextManager[IO[Any] | None]:
-    """The output, opened before anything is submitted: a mistaken path must not show only when the work is done."""
-    if path is None:
-        return nullcontext()
-    try:
-        return click.open_file(str(path), "w", encoding="utf-8")
-    except OSError as exc:
-        raise click.UsageError(f"cannot write {path}: {exc.strerror}") from exc
-
-
-def _write(file: IO[Any], value: object) -> None:
-    file.write(json.dumps(value, ensure_ascii=False) + "\n")
-    file.flush()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import click
 
 from creche.cli import Exit, worse
 from creche.cli.app import Settings, common_options
 from creche.cli.arguments import KEPT, LABEL, Duration, job_of
-from creche.cli.output import age, print_fields, print_json, print_table, state_line, told, warn
+from creche.cli.output import age, opened, print_fields, print_json, print_table, state_line, told, warn, write_json
 from creche.cli.waiting import wait_for
 from creche.client import ApiError, Json
 from creche.core.task import Status
@@ -83,14 +84,27 @@ def show_command(settings: Settings, /, task_id: str, *, with_input: bool) -> No
         [
             (name.replace("_", " "), value)
             for name, value in task.items()
-            if name not in {"job", "labels", "input", "result"}
+            if name not in {"job", "labels", "input", "result", "result_file"}
         ]
         + [("labels", " ".join(f"{name}={value}" for name, value in task.get("labels", {}).items()))]
         + [("job", job.get("id")), ("job status", job.get("status"))]
+        + [("result", f"{file['bytes']} bytes: creche result {task_id}") for file in [task.get("result_file")] if file]
     )
     for name in ("input", "result"):
         if name in task:
             click.echo(f"{name}:\n{json.dumps(task[name], indent=2)}")
+
+
+@click.command("result")
+@click.argument("task_id", metavar="ID")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it here.")
+@common_options
+@click.pass_obj
+def result_command(settings: Settings, /, task_id: str, output: Path | None) -> None:
+    """Print the result of a task that succeeded, as JSON."""
+    with opened(output) as file:
+        result = settings.client().result(task_id)
+        print_json(result) if file is None else write_json(file, result)
 
 
 @click.command("cancel")

@@ -11,6 +11,7 @@ It is at rest, but it is no end: it has no outcome, and `resolve` leads out of i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import assert_never
@@ -70,13 +71,21 @@ class IllegalMove(Exception):
 # -- outcomes ----------------------------------------------------------------------------------------
 
 
+class ResultFile(msgspec.Struct, frozen=True):
+    """A result that is kept in a file of its own: its size, and the SHA-256 of its bytes in hexadecimal digits."""
+
+    bytes: int
+    sha256: str
+
+
 class Succeeded(msgspec.Struct, frozen=True, tag_field="status", tag="succeeded"):
     """The provider's success, the result in hand. `result` is JSON as the provider gave it; `partial` where it
-    says so.
+    says so. With `file` the store has the result apart, and `result` is null.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     partial: bool = False
+    file: ResultFile | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="status", tag="failed"):
@@ -272,6 +281,15 @@ def shift(task: Task, by_s: float) -> Task:
         return task
     job = Job(task.job.id, task.job.keep, task.job.since + by_s)
     return _replace(task, job=job, deadline_at=task.deadline_at + by_s)
+
+
+def set_apart(task: Task, max_inline: int) -> tuple[Task, bytes | None]:
+    """The task as it is recorded, and its result where that is longer than `max_inline` bytes: it goes in a file."""
+    outcome = task.outcome
+    if not isinstance(outcome, Succeeded) or len(result := bytes(outcome.result)) <= max_inline:
+        return task, None
+    file = ResultFile(len(result), hashlib.sha256(result).hexdigest())
+    return _replace(task, outcome=Succeeded(partial=outcome.partial, file=file)), result
 
 
 def settle(task: Task, outcome: Outcome, now: float) -> Task:

@@ -17,7 +17,7 @@ import msgspec
 
 from creche.core.document import parse_duration, suggestion
 from creche.core.exchange import Response
-from creche.core.task import Cancelled, Failed, ServerFailed, Status, Succeeded, Task, TimedOut
+from creche.core.task import Cancelled, Failed, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -86,7 +86,8 @@ class JobOut(msgspec.Struct, frozen=True, omit_defaults=True):
 class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A task as clients see it. Fields without a value are left out.
 
-    `result` (and `partial`) come with `succeeded`; `reason` and `message` with every other end. `condition`,
+    `result` (and `partial`) come with `succeeded`, or instead `result_file` when it is large: `GET …/result` has it
+    then; `reason` and `message` with every other end. `condition`,
     `failures`,
     `last_error` and `heartbeat_at` are there while a child minds the task.
     """
@@ -97,6 +98,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str | None = None
     message: str | None = None
     result: msgspec.Raw | None = None
+    result_file: ResultFile | None = None
     partial: bool = False
     progress: float | None = None
     job: JobOut | None = None
@@ -330,6 +332,7 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) 
     """A task for the wire."""
     live = live or Live()
     reason, message, result, partial = _outcome_out(task)
+    file = task.outcome.file if isinstance(task.outcome, Succeeded) else None
     job = task.job
     return TaskOut(
         id=task.id,
@@ -337,7 +340,8 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) 
         status=task.status,
         reason=reason,
         message=message or None,
-        result=result,
+        result=result if file is None else None,
+        result_file=file,
         partial=partial,
         progress=task.progress,
         job=None if job is None else JobOut(job.id, utc(job.since), task.provider_status),

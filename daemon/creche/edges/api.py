@@ -16,7 +16,7 @@ from creche.core import wire
 from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter, labels_of, statuses_of
-from creche.core.task import Task
+from creche.core.task import Succeeded, Task
 from creche.edges.api_openapi import describe
 from creche.edges.api_routes import Route, Routes
 from creche.engine.feed import Feed
@@ -28,6 +28,7 @@ from creche.errors import (
     CrecheError,
     InvalidRequest,
     KeyConflict,
+    StoreUnavailable,
     TaskNotFound,
     UnavailableError,
     UnknownAlgorithm,
@@ -88,6 +89,7 @@ class Api:
             Route("POST", "/v1/tasks/batch", self._submit_batch, "Submit many, one JSON per line", writes=True),
             Route("GET", "/v1/tasks", self._list, "List tasks, newest first", query=tasks_query, gives=wire.Page),
             Route("GET", "/v1/tasks/{id}", self._show, "One task", query=("wait", "input"), gives=task),
+            Route("GET", "/v1/tasks/{id}/result", self._show_result, "The result alone, as the provider gave it"),
             Route("POST", "/v1/tasks/{id}/cancel", self._cancel, "Cancel a task", gives=task, writes=True),
             Route(
                 "POST",
@@ -190,6 +192,17 @@ class Api:
         with_input = query.flag("input")
         task = await self._supervisor.wait(task_id, query.seconds("wait", at_most_s=MAX_WAIT_S))
         return _json(self._out(task, with_input=with_input))
+
+    async def _show_result(self, _: Request, __: Query, task_id: str) -> Response:
+        task = await self._supervisor.get(task_id)
+        if not isinstance(task.outcome, Succeeded):
+            raise WrongStatus(f"the task is {task.status}; only one that succeeded has a result")
+        if task.outcome.file is None:
+            return Response(status=200, body=bytes(task.outcome.result))
+        body = await self._journal.read(lambda store: store.result_of(task_id))
+        if body is None:
+            raise StoreUnavailable(f"the file with the result of task {task_id} is gone; restore it from a backup")
+        return Response(status=200, body=body)
 
     async def _cancel(self, _: Request, __: Query, task_id: str) -> Response:
         return _json(self._out(await self._supervisor.cancel(task_id)), status=202)

@@ -2,13 +2,14 @@
 
 A settled task is its own feed entry: `seq` is given together with the outcome, by the same UPDATE. The record is the
 whole task as JSON, except for its input: a row is rewritten whole whenever its task changes, and an input never does.
+Large results are files (`store_results`): one is on disk before the transaction that settles its task.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, assert_never
 
 import msgspec
 
-from creche.core.task import Task
-from creche.edges.store_sqlite_schema import open_database
+from creche.core.task import Task, set_apart
+from creche.edges.store_results import ResultFiles
+from creche.edges.store_sqlite_schema import open_database, start_errors
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
 
@@ -28,14 +30,17 @@ _DECODER = msgspec.json.Decoder(Task)
 
 
 class SqliteStore:
-    """`ports.Store` in the SQLite file `path`; next to it lie SQLite's own `-wal` and `-shm` and our `.lock`.
+    """`ports.Store` in the SQLite file `path`; next to it lie SQLite's own `-wal` and `-shm`, our `.lock`, and
+    `.results` with the results of more than `max_inline` bytes.
 
     `commit` and `prune` may run in one thread while another runs the reading methods; `open` and `close` in any, alone.
     A key is unique in the whole store, and free again once retention has removed its task.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_inline: int) -> None:
         self._path = path
+        self._max_inline = max_inline
+        self._files = ResultFiles(path)
         self._resources = ExitStack()
         self._writer: sqlite3.Connection
         self._reader: sqlite3.Connection
@@ -48,6 +53,10 @@ class SqliteStore:
         """
         with ExitStack() as undo:
             self._writer, self._reader, self.identity = open_database(self._path, undo)
+            # What nobody needs: retention or a settle was cut off by the end of the process.
+            rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
+            with start_errors(self._path):
+                self._files.keep_only(task_id for (task_id,) in rows)
             self._resources = undo.pop_all()
 
     def close(self) -> None:
@@ -72,7 +81,7 @@ class SqliteStore:
                         )
                         answers.append(None)
                     case Settle(task):
-                        answer = _settle(db, task, head + 1)
+                        answer = self._settle(db, task, head + 1)
                         answers.append(answer)
                         if isinstance(answer, Entry):
                             head = max(head, answer.seq)
@@ -91,13 +100,15 @@ class SqliteStore:
             oldest = db.execute(
                 "SELECT seq, settled_at < ? OR seq <= ("
                 " SELECT seq FROM tasks WHERE seq IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?"
-                ") FROM tasks WHERE seq IS NOT NULL ORDER BY seq LIMIT ?",
+                "), id, result_bytes FROM tasks WHERE seq IS NOT NULL ORDER BY seq LIMIT ?",
                 (settled_before, keep, limit),
             ).fetchall()
-            doomed = [(seq,) for seq, _ in takewhile(itemgetter(1), oldest)]
+            doomed = list(takewhile(itemgetter(1), oldest))
             if doomed:
-                db.executemany("DELETE FROM tasks WHERE seq = ?", doomed)
-                db.execute("UPDATE store SET floor = ?", doomed[-1])
+                db.executemany("DELETE FROM tasks WHERE seq = ?", [(seq,) for seq, *_ in doomed])
+                db.execute("UPDATE store SET floor = ?", (doomed[-1][0],))
+        with suppress(OSError):  # else the next start removes them
+            self._files.remove(task_id for _, _, task_id, size in doomed if size is not None)
         return len(doomed)
 
     # -- reading -------------------------------------------------------------------------------------
@@ -110,6 +121,17 @@ class SqliteStore:
     def unfinished(self) -> list[Task]:
         """Every task without an outcome, in order of acceptance."""
         return [_task(row) for row in self._read(f"{_SELECT} WHERE t.seq IS NULL ORDER BY t.pos")]
+
+    def result_of(self, task_id: str) -> bytes | None:
+        """The result that is kept in a file, whole; None where there is none."""
+        with self._store_errors("read"):
+            return self._files.read(task_id)
+
+    def left_results(self) -> list[str]:
+        """Unfinished tasks whose result is in a file: the process died before the outcome was committed."""
+        with self._store_errors("read"):
+            names = self._files.names()
+        return [name for name in names if self._read("SELECT 1 FROM tasks WHERE id = ? AND seq IS NULL", (name,))]
 
     def list_tasks(self, query: Query) -> Page:
         """Tasks by `query`, newest first, without inputs. An unknown `after` gives an empty page."""
@@ -128,6 +150,12 @@ class SqliteStore:
         """`(floor, head)`: every entry with floor < seq <= head is there; older ones fell to retention."""
         ((floor, head),) = self._read("SELECT floor, head FROM store")
         return floor, head
+
+    def _settle(self, db: sqlite3.Connection, task: Task, seq: int) -> Entry | AlreadySettled:
+        task, result = set_apart(task, self._max_inline)
+        if result is not None and db.execute("SELECT 1 FROM tasks WHERE id = ? AND seq IS NULL", (task.id,)).fetchone():
+            self._files.write(task.id, result)
+        return _settle(db, task, seq, None if result is None else len(result))
 
     # -- the world's failures ------------------------------------------------------------------------
 
@@ -210,10 +238,11 @@ def _accept_again(db: sqlite3.Connection, task: Task) -> Accepted | KeyConflict:
     return KeyConflict(f'the key "{task.key}" was used before, for task {first.id} with other content', pointer="/key")
 
 
-def _settle(db: sqlite3.Connection, task: Task, seq: int) -> Entry | AlreadySettled:
+def _settle(db: sqlite3.Connection, task: Task, seq: int, result_bytes: int | None) -> Entry | AlreadySettled:
     cursor = db.execute(
-        "UPDATE tasks SET status = ?, record = ?, settled_at = ?, seq = ? WHERE id = ? AND seq IS NULL",
-        (task.status, _record(task), task.settled_at, seq, task.id),
+        "UPDATE tasks SET status = ?, record = ?, settled_at = ?, seq = ?, result_bytes = ?"
+        " WHERE id = ? AND seq IS NULL",
+        (task.status, _record(task), task.settled_at, seq, result_bytes, task.id),
     )
     if cursor.rowcount:
         return Entry(seq, task)

@@ -55,6 +55,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX labels_value ON labels (name, value, pos)",
     ),
+    (
+        # How long the result is that lies in a file of its own; NULL for all others.
+        "ALTER TABLE tasks ADD COLUMN result_bytes INTEGER",
+        # When this file was made as a backup; NULL in a store that is or was in use.
+        "ALTER TABLE store ADD COLUMN backed_up_at REAL",
+    ),
 )
 """Each brings a store from the version before to its own number, counted from 1. Released ones are never edited."""
 
@@ -80,7 +86,7 @@ def open_database(path: Path, undo: ExitStack) -> Database:
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StartError(f"SQLite {sqlite3.sqlite_version} is too old; the store needs 3.37 or newer")
-    with _start_errors(path):
+    with start_errors(path):
         _lock(path, undo)
         _make_or_check_file(path)
         writer = undo.enter_context(closing(_connect(path)))
@@ -93,7 +99,8 @@ def open_database(path: Path, undo: ExitStack) -> Database:
 
 
 @contextmanager
-def _start_errors(path: Path) -> Iterator[None]:
+def start_errors(path: Path) -> Iterator[None]:
+    """What goes wrong with the store's files before it can be used becomes a `StartError`."""
     try:
         yield
     except sqlite3.DatabaseError as exc:

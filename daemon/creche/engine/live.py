@@ -108,6 +108,7 @@ class LiveTask:
         "gate",
         "last_error",
         "leaving",
+        "left_result",
         "on_wire",
         "outcome",
         "patience",
@@ -127,6 +128,7 @@ class LiveTask:
         self._rested: trio.Event | None = None
         self.patience: trio.CancelScope | None = None
         self.leaving = False
+        self.left_result = False  # in a file, by a process that ended before it could write the outcome
         self.queued = False  # for a slot, without a child
         self.on_wire: trio.CancelScope | None = None
         self.outcome: Outcome | None = None

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import trio
 from loguru import logger
 
 from creche.core import task as rules
 from creche.core.polling import attributed
-from creche.core.task import IllegalMove, ServerFailed
+from creche.core.task import IllegalMove, ServerFailed, Succeeded
+from creche.engine.journal import RETRY_EVERY_S
 from creche.engine.live import LiveTask, Tools
 from creche.engine.ports import Written
 from creche.engine.task_run import run_task
+from creche.errors import StoreUnavailable
 
 MAX_CRASHES = 5
 """Defects of ours in a row before a task is given up; between them it waits as after any error."""
@@ -55,10 +58,23 @@ async def _run(live: LiveTask, tools: Tools) -> Exception | None:
     """One attempt; a defect of ours is returned."""
     fault: Exception | None = None
     try:
-        live.outcome = await run_task(live, tools)
+        live.outcome = await (_take_left_result if live.left_result else run_task)(live, tools)
     except* Exception as group:  # noqa: BLE001 - the boundary; Cancelled passes
         fault = group
     return fault
+
+
+async def _take_left_result(live: LiveTask, tools: Tools) -> Succeeded:
+    """The result that came before the crash: perhaps the provider would not give it out again."""
+    while True:
+        try:
+            result = await tools.journal.read(lambda store: store.result_of(live.task.id))
+        except StoreUnavailable:
+            await trio.sleep(RETRY_EVERY_S)
+            continue
+        assert result is not None, "the store said that it is there"  # noqa: S101
+        partial = live.task.fetching is not None and live.task.fetching.partial
+        return Succeeded(result=msgspec.Raw(result), partial=partial)
 
 
 async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Written], None]) -> None:

@@ -33,7 +33,7 @@ class Settle(msgspec.Struct, frozen=True):
     """Write: a task with its outcome. Answered with its `Entry` in the feed, or `AlreadySettled`.
 
     Repeating a settle with the same outcome gives the entry that stands, so a commit whose answer was lost can be
-    repeated.
+    repeated. A result beyond the store's `max_inline` is kept in a file: entry and record then have its `ResultFile`.
     """
 
     task: Task
@@ -112,6 +112,12 @@ class Store(Protocol):
 
     def unfinished(self) -> list[Task]:
         """Every task without an outcome, in order of acceptance."""
+
+    def result_of(self, task_id: str) -> bytes | None:
+        """The result that is kept in a file, whole; None where there is none."""
+
+    def left_results(self) -> list[str]:
+        """Unfinished tasks whose result is in a file: the process died before the outcome was committed."""
 
     def list_tasks(self, query: Query) -> Page:
         """Tasks by `query`, newest first, without their inputs; no more than `PAGE_BYTES`, but at least one.

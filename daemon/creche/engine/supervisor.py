@@ -329,10 +329,13 @@ class Supervisor:
     async def _recover(self) -> None:
         """Put every unfinished task back, spread over its first interval."""
         tasks = await self._tools.journal.read(lambda store: store.unfinished())
+        left = frozenset(await self._tools.journal.read(lambda store: store.left_results()))
         lives = []
         for task in tasks:
             every_s = self._algorithm(task.algorithm).rhythm.every_s
-            lives.append(self._register(task, delay_s=every_s * self._tools.dice()))
+            live = self._register(task, delay_s=every_s * self._tools.dice())
+            live.left_result = task.id in left
+            lives.append(live)
         # All have their slots before the first goes on: none may be given away that a job needs.
         for number, live in enumerate(lives):
             if number % CHUNK == 0:
