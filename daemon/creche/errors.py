@@ -45,6 +45,12 @@ class StartError(CrecheError):
     code = "cannot_start"
 
 
+class BackupFailed(CrecheError):
+    """A backup of the store was not made; nothing is left of it."""
+
+    code = "backup_failed"
+
+
 # -- the client's fault ------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.process.running import Daemon, Simulator, StartDaemon
+    from tests.process.running import Daemon, Listener, Simulator, StartDaemon
 
 Full = Callable[[], AbstractContextManager[None]]
 
@@ -112,3 +113,36 @@ def test_killed_with_a_full_disk(
     eventually(lambda: daemon.client.status()["unfinished"] == 0)
     assert len(daemon.outcomes()) >= 20
     assert set(simulator.jobs_by_tag(start).values()) == {1}
+
+
+# -- backups -------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_put_back(
+    start_daemon: StartDaemon, eventually: Callable[..., Any], simulator: Simulator, listen: Callable[..., Listener]
+) -> None:
+    """Made while tasks run and wait: each comes to one end, no job is made twice, and listeners are told to look."""
+    daemon = start_daemon("in_flight = 10\n")
+    start = daemon.submit_many(40, run_s=1.5)
+    large = daemon.client.submit("sim", input={"prompt": "x" * 300_000, "simulate": {"queue": "0s", "run": "0s"}})
+    eventually(lambda: daemon.client.status()["unfinished"] < 35)
+    backup = daemon.folder / "backup.db"
+    assert daemon.run("backup", "--config", str(daemon.config), str(backup)).returncode == 0
+    assert daemon.run("check", "--store", str(backup)).returncode == 0
+    eventually(lambda: daemon.client.status()["unfinished"] == 0)
+    before = {task["id"]: task["status"] for task in daemon.outcomes()}
+    with listen(daemon.tcp_url) as listener:
+        cursor = listener.cursor
+    daemon.stop()
+    for file in daemon.folder.glob("creche.db*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for name in ("backup.db", "backup.db.results"):
+        if (daemon.folder / name).exists():
+            (daemon.folder / name).rename(daemon.folder / name.replace("backup", "creche"))
+    daemon.start()
+    eventually(lambda: daemon.client.status()["unfinished"] == 0)
+    assert {task["id"]: task["status"] for task in daemon.outcomes()} == before
+    assert daemon.client.result(large["id"]) == "x" * 300_000
+    assert simulator.jobs_by_tag(start) == {f"{start}-{number}": 1 for number in range(40)}
+    assert daemon.client.results(cursor)["resync"]
+    assert any("this store is the backup of" in line for line in daemon.logged("warning"))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "serve": ("daemon", "Run the daemon."),
-    "check": ("daemon", "Read the configuration and say what is in force, or all that is wrong."),
+    "check": ("store", "Read the configuration and say what is in force, or all that is wrong."),
+    "backup": ("store", "Copy the store, while the daemon runs."),
     "simulate": ("daemon", "Run a provider to rehearse with."),
     "demo": ("demo", "Show it all at work on this machine, without an account anywhere."),
     "submit": ("submit", "Submit a task, or many."),

@@ -93,3 +93,13 @@ def _finite(text: str) -> float:
     if number in {float("inf"), float("-inf")}:
         raise ValueError(f"the number {text} is too large")
     return number
+
+
+CONFIG_FILE = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="CRECHE_CONFIG",
+    show_envvar=True,
+    help="The configuration file; without it the defaults are in force.",
+)
+"""For what runs here instead of talking to a daemon."""

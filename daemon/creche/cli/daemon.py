@@ -1,4 +1,4 @@
-"""`creche serve`, `check` and `simulate`: what runs here instead of talking to a daemon."""
+"""`creche serve` and `simulate`: what runs here instead of talking to a daemon."""
 
 from __future__ import annotations
 
@@ -8,44 +8,16 @@ from pathlib import Path
 import click
 
 from creche.cli import Exit
-from creche.cli.app import Settings, common_options
-from creche.cli.output import print_json
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from creche.cli.arguments import CONFIG_FILE
 
 
 @click.command("serve")
-@click.option(
-    "--config",
-    type=_FILE,
-    envvar="CRECHE_CONFIG",
-    show_envvar=True,
-    help="The configuration file; without it the defaults are in force.",
-)
+@CONFIG_FILE
 def serve_command(config: Path | None) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT."""
     from creche.service import run  # noqa: PLC0415 - the whole daemon
 
     return run(config)
-
-
-@click.command("check")
-@click.option(
-    "--config",
-    type=_FILE,
-    envvar="CRECHE_CONFIG",
-    show_envvar=True,
-    help="The configuration file; without it the defaults are in force.",
-)
-@common_options
-@click.pass_obj
-def check_command(settings: Settings, /, config: Path | None) -> None:
-    """Read the configuration and print what is in force, as TOML, or every mistake in it. Secrets are not shown."""
-    from creche.config import load  # noqa: PLC0415 - only needed here
-    from creche.config_render import as_toml, tables  # noqa: PLC0415 - as above
-
-    in_force = tables(load(config, os.environ))
-    print_json(in_force) if settings.json else click.echo(as_toml(in_force))
 
 
 @click.command("simulate")

@@ -273,6 +273,13 @@ def create_anew(task: Task, token: str) -> Task:
     return _replace(task, status=Status.ACCEPTED, token=token, note="")
 
 
+def doubt_after_restore(task: Task) -> Task:
+    """A task out of a backup: its create may have been sent since that was made. The same object if it has a job."""
+    if task.status is not Status.ACCEPTED:
+        return task
+    return _replace(task, status=Status.CREATING, sent=Sent(task.accepted_at))
+
+
 def shift(task: Task, by_s: float) -> Task:
     """The clock was set by so much: what is to come stays as far away as it was. The same object if nothing is."""
     if task.sent is not None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, assert_never
 
 import msgspec
+from loguru import logger
 
 from creche.core.task import Task, set_apart
+from creche.edges.store_backup import take_over
 from creche.edges.store_results import ResultFiles
 from creche.edges.store_sqlite_schema import open_database, start_errors
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
@@ -52,11 +55,20 @@ class SqliteStore:
         Raises `StartError`: in use, not writable, not a store, damaged, or written by a newer version.
         """
         with ExitStack() as undo:
-            self._writer, self._reader, self.identity = open_database(self._path, undo)
-            # What nobody needs: retention or a settle was cut off by the end of the process.
-            rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
+            self._writer, self._reader = open_database(self._path, undo)
             with start_errors(self._path):
+                if (taken := take_over(self._writer)) is not None:
+                    made_at = datetime.fromtimestamp(taken.made_at, UTC).isoformat(" ", "seconds")
+                    logger.warning(
+                        "this store is the backup of {}: what was accepted since is not in it, listeners are told to "
+                        "look their tasks up, and {} tasks may have got a job since, which must be found out",
+                        made_at,
+                        taken.doubtful,
+                    )
+                # What nobody needs: retention or a settle was cut off by the end of the process.
+                rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
                 self._files.keep_only(task_id for (task_id,) in rows)
+                (self.identity,) = self._reader.execute("SELECT identity FROM store").fetchone()
             self._resources = undo.pop_all()
 
     def close(self) -> None:

@@ -72,11 +72,10 @@ _CHECK_LIMIT_BYTES = 256 << 20  # checking more would hold up the start by secon
 
 
 class Database(NamedTuple):
-    """An open file: the connection that writes, the one that reads, and the store's name."""
+    """An open file: the connection that writes, and the one that reads."""
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    identity: str
 
 
 def open_database(path: Path, undo: ExitStack) -> Database:
@@ -90,12 +89,18 @@ def open_database(path: Path, undo: ExitStack) -> Database:
         _lock(path, undo)
         _make_or_check_file(path)
         writer = undo.enter_context(closing(_connect(path)))
-        _check(writer, path)
-        _migrate(writer, path)
+        check(writer, path, may_be_empty=True)
+        if path.stat().st_size <= _CHECK_LIMIT_BYTES:
+            _check_pages(writer, path)
+        (journal_mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
+        if journal_mode != "wal":
+            raise StartError(
+                f"the store {path} is on a file system without shared memory for SQLite; choose a local disk"
+            )
+        migrate(writer)
         reader = undo.enter_context(closing(_connect(path)))
         reader.execute("PRAGMA query_only = ON")
-        (identity,) = reader.execute("SELECT identity FROM store").fetchone()
-    return Database(writer, reader, identity)
+    return Database(writer, reader)
 
 
 @contextmanager
@@ -147,27 +152,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
+def check(db: sqlite3.Connection, path: Path, *, may_be_empty: bool) -> None:
+    """Whether it is ours, or nothing yet, and not of a newer version. Raises `StartError`."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if tables and application_id != APPLICATION_ID:
+    if (tables or not may_be_empty) and application_id != APPLICATION_ID:
         raise _foreign(path)
     if version > len(MIGRATIONS):
         raise StartError(
             f"the store {path} was written by a newer creche (schema {version}, this one knows {len(MIGRATIONS)}); "
             "install that version, or restore a backup from before it"
         )
-    if path.stat().st_size <= _CHECK_LIMIT_BYTES:
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise _damaged(path, verdict.splitlines()[-1])
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    (journal_mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-    if journal_mode != "wal":
-        raise StartError(f"the store {path} is on a file system without shared memory for SQLite; choose a local disk")
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _damaged(path, verdict.splitlines()[-1])
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a store of an older version, or an empty file, to the current schema."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for number, statements in enumerate(MIGRATIONS[version:], version + 1):
         db.execute("BEGIN IMMEDIATE")
@@ -184,5 +190,6 @@ def _foreign(path: Path) -> StartError:
 
 def _damaged(path: Path, why: str) -> StartError:
     return StartError(
-        f"the store {path} is damaged ({why}); restore a backup, or move it and its -wal file away to start empty"
+        f"the store {path} is damaged ({why}); `creche check --store` tells more; restore a backup, or move it, its "
+        "-wal and its .results away to start empty"
     )
