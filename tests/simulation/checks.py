@@ -37,6 +37,7 @@ class Checks:
         self._clients = clients
         self._limits = limits
         self._gentle = gentle
+        self._deadlines: dict[tuple[str, str], float] = {}
 
     # -- at every moment ---------------------------------------------------------------------------------
 
@@ -48,6 +49,7 @@ class Checks:
             if self._world.up.is_set() and life is not None and not life.dead and life.view is not None:
                 self._check_slots(life)
                 self._check_hearts(life)
+                self._check_deadlines(life)
 
     def _check_slots(self, life: Life) -> None:
         """Slots are those of the tasks that have or may have a job, and no more than the limit."""
@@ -67,6 +69,18 @@ class Checks:
             held = len(supervisor.slots(name).holders)
             if held > limit + len(self._clients.attached_at):
                 raise Violation("no more jobs are in flight than the limit", f"{name}: {held} of {limit}")
+
+    def _check_deadlines(self, life: Life) -> None:
+        """Whatever happens, a job is over when it was to be; only who sets the clock while nobody looks moves that."""
+        assert life.view is not None
+        world = self._world
+        if world.set_by_s or world.slept_s:
+            return
+        for task_id, live in life.view._supervisor._live.items():
+            if live.task.job is not None and live.task.deadline_at is not None:
+                first = self._deadlines.setdefault((task_id, live.task.job.id), live.task.deadline_at)
+                if abs(live.task.deadline_at - first) > 1:
+                    raise Violation("a deadline stands", f"{live.task.deadline_at - first:+.0f} s", task_id)
 
     def _check_hearts(self, life: Life) -> None:
         """No heart beats without its task, nor after it."""
@@ -162,6 +176,8 @@ class Checks:
 
     def _check_file(self, task: Task, store: SqliteStore) -> None:
         """A large result is in its file, whole; and there are no files but those."""
+        if task.id in self._world.left and not isinstance(task.outcome, Succeeded):
+            raise Violation("a result that was on disk before a crash is taken", str(task.outcome), task.id)
         file = task.outcome.file if isinstance(task.outcome, Succeeded) else None
         found = store.result_of(task.id)
         if (file is None) != (found is None) or (file and file.sha256 != hashlib.sha256(found or b"").hexdigest()):

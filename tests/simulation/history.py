@@ -8,6 +8,7 @@ import trio
 from loguru import logger
 
 from creche.edges.store_sqlite import SqliteStore
+from tests.disk import FULL, IOERR_FSYNC, READONLY
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Clients
 from tests.simulation.kinds import KINDS, MAX_INLINE
@@ -140,7 +141,6 @@ class History:
 
     async def _restart(self) -> None:
         chance = self.world.chance
-        self.world.store_fails = False
         await trio.sleep(chance.choice([0.1, chance.uniform(0, 10), chance.uniform(0, 400)]))
         await self.world.start()
         while chance.random() < 0.3:
@@ -150,15 +150,18 @@ class History:
 
     async def _break_store(self) -> None:
         world, chance = self.world, self.world.chance
-        world.story.tell("world: the disk is full")
-        world.store_fails, full_at = True, trio.current_time()
+        world.story.tell("world: the disk fails")
+        # Writing fails, from some operation of the next commit on; reading does not.
+        full_at = trio.current_time()
+        world.disk.error = chance.choice([FULL, IOERR_FSYNC, READONLY])
+        world.disk.fails_at = world.disk.operations + chance.randint(0, 5)
         await trio.sleep(chance.uniform(0.1, 120))
         if chance.random() < 0.3:
             await world.crash()
             await self._restart()
-        world.store_fails = False
+        world.disk.mend()
         world.full.append((full_at, trio.current_time()))
-        world.story.tell("world: the disk has room again")
+        world.story.tell("world: the disk works again")
         world.disturbed.append(world.uptime())
 
     async def _jump(self) -> None:

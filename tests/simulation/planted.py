@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,6 +16,8 @@ from creche.core import reconcile
 from creche.core import task as rules
 from creche.core.limits import Slots
 from creche.core.task import Task
+from creche.edges import store_sqlite_schema
+from creche.edges.store_sqlite import SqliteStore
 from creche.engine.journal import Journal
 from creche.engine.live import LiveTask
 from creche.engine.ports import Entry, Written
@@ -140,6 +144,34 @@ def clock_believed() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def commit_not_synced() -> Iterator[None]:
+    """What is committed is left to the system to write some time."""
+    connect = store_sqlite_schema._connect
+
+    def hasty(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        db.execute("PRAGMA synchronous = OFF")
+        return db
+
+    with mock.patch.object(store_sqlite_schema, "_connect", hasty):
+        yield
+
+
+@contextlib.contextmanager
+def cancel_sent_too_soon() -> Iterator[None]:
+    """A job is cancelled while the wish is still on its way to the disk."""
+    with mock.patch.object(LiveTask, "cancel_kept", property(lambda _: True, lambda *_: None)):
+        yield
+
+
+@contextlib.contextmanager
+def left_result_ignored() -> Iterator[None]:
+    """A large result that was on disk before a crash is asked for once more."""
+    with mock.patch.object(SqliteStore, "left_results", return_value=[]):
+        yield
+
+
 PLANTED: dict[str, Plant] = {
     "settle-before-commit": settle_before_commit,
     "id-not-journaled": id_not_journaled,
@@ -150,4 +182,7 @@ PLANTED: dict[str, Plant] = {
     "deadline-forgotten": deadline_forgotten,
     "cancel-not-durable": cancel_not_durable,
     "clock-believed": clock_believed,
+    "commit-not-synced": commit_not_synced,
+    "cancel-sent-too-soon": cancel_sent_too_soon,
+    "left-result-ignored": left_result_ignored,
 }

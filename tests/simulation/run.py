@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
+import json
 import os
 import random
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import trio
@@ -24,10 +25,13 @@ from trio._core import _run as trio_run
 from trio.testing import MockClock
 
 from creche.engine import lag, pulse
+from tests.disk import Disk
 from tests.simulation.history import History
 from tests.simulation.planted import PLANTED
 from tests.simulation.story import Violation
 from tests.simulation.world import World, empty
+
+ROOT = Path(__file__).parent.parent.parent
 
 PATIENCE_S = 60.0
 """How long a world may take, in real seconds: one that goes round in circles is a violation, too."""
@@ -56,7 +60,7 @@ def run_world(seed: int, folder: Path) -> Result:
     async def run() -> None:
         nonlocal story
         async with trio.open_nursery() as nursery:
-            world = World(seed, folder, nursery)
+            world = World(seed, folder, disk, nursery)
             story = world.story
             try:
                 with trio.fail_after(TOO_LONG_S):
@@ -65,7 +69,7 @@ def run_world(seed: int, folder: Path) -> Result:
                 world.close()
                 nursery.cancel_scope.cancel()
 
-    with _repeatable(seed), _patience():
+    with _repeatable(seed), _patience(), Disk() as disk:
         try:
             trio.run(run, clock=MockClock(autojump_threshold=0))
         except BaseExceptionGroup as group:
@@ -123,39 +127,58 @@ def work_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="creche-worlds-", dir=parent))
 
 
-_folder: Path
-
-
-def _begin_process() -> None:
-    global _folder  # noqa: PLW0603 - one for each process of the pool
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logger.remove()
-    _folder = work_folder()
-    multiprocessing.util.Finalize(None, _remove, args=(_folder,), exitpriority=1)
-
-
 def _remove(folder: Path) -> None:
     empty(folder)
     folder.rmdir()
 
 
-def _run_one(job: tuple[int, str | None]) -> Result:
-    seed, plant = job
-    with PLANTED[plant]() if plant is not None else contextlib.nullcontext():
-        return run_world(seed, _folder)
-
-
 def run_worlds(seeds: range, *, jobs: int, plant: str | None = None, stop_at: int = MOST_FAILURES) -> Iterator[Result]:
     """Run the worlds of all seeds in several processes; ends early when `stop_at` of them have failed."""
     failures = 0
-    with multiprocessing.get_context("fork").Pool(jobs, _begin_process) as pool:
-        for result in pool.imap(_run_one, ((seed, plant) for seed in seeds), chunksize=1 if plant else 4):
-            yield result
+    with contextlib.ExitStack() as ends:
+        workers = [ends.enter_context(_worker(range(seeds.start + k, seeds.stop, jobs), plant)) for k in range(jobs)]
+        for number, seed in enumerate(seeds):
+            stdout = workers[number % jobs].stdout
+            assert stdout is not None
+            line = stdout.readline()
+            if not line:
+                raise RuntimeError(f"the process with the world of seed {seed} has ended")
+            yield (result := Result(*json.loads(line)))
             failures += bool(result.violation)
             if failures == stop_at:
                 break
-        pool.close() if failures < stop_at else pool.terminate()
-        pool.join()
+
+
+@contextlib.contextmanager
+def _worker(seeds: range, plant: str | None) -> Iterator[subprocess.Popen[str]]:
+    # Not forked: Python functions that are called from C may lie in memory that forks share.
+    folder = work_folder()
+    numbers = f"{seeds.start}:{seeds.stop}:{seeds.step}"
+    command = [sys.executable, "-m", "tests.simulation.run", "--worker", numbers, "--folder", str(folder)]
+    command += ["--plant", plant] if plant else []
+    environ = {**os.environ, "PYTHONPATH": "daemon:."}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            _remove(folder)
+
+
+def _work(seeds: range, folder: Path, plant: str | None) -> int:
+    """One line of JSON for each world."""
+    logger.remove()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for seed in seeds:
+        with _planted(plant):
+            result = run_world(seed, folder)
+        print(json.dumps(result._replace(story=result.story if result.violation else "")), flush=True)  # noqa: T201
+    return 0
+
+
+def _planted(plant: str | None) -> contextlib.AbstractContextManager[Any]:
+    return PLANTED[plant]() if plant is not None else contextlib.nullcontext()
 
 
 def main() -> int:
@@ -169,7 +192,11 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="with its whole story, also where nothing is wrong")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes")
     parser.add_argument("--plant", choices=sorted(PLANTED), help="with this bug planted")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.worker is not None:
+        return _work(range(*map(int, given.worker.split(":"))), given.folder, given.plant)
     if given.seed is not None:
         return _replay(given.seed, given.plant, whole=given.whole)
     begun = time.monotonic()
@@ -194,7 +221,7 @@ def _replay(seed: int, plant: str | None, *, whole: bool) -> int:
     logger.remove()
     folder = work_folder()
     try:
-        with PLANTED[plant]() if plant is not None else contextlib.nullcontext():
+        with _planted(plant):
             result = run_world(seed, folder)
     finally:
         _remove(folder)

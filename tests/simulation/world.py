@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import sqlite3
@@ -18,11 +19,11 @@ from creche.edges.front import Handle, Refuse, Upgrade
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Heartbeats
 from creche.engine.timetable import Timetable
-from creche.errors import StoreUnavailable
 from creche.service import serve
 from creche.service_outside import Outside
 from creche.service_parts import OpenStore, Transports
 from creche.service_view import View
+from tests.disk import Disk
 from tests.simulation.kinds import KINDS, SECRET
 from tests.simulation.network import Network, Wire
 from tests.simulation.provider import Provider
@@ -54,15 +55,15 @@ class Gone(Exception):
 class World:
     """What outlives the daemons of one seed: the providers and their network, the disk, the clocks, the story."""
 
-    def __init__(self, seed: int, folder: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, seed: int, folder: Path, disk: Disk, nursery: trio.Nursery) -> None:
         self.seed = seed
+        self.disk = disk
         self.chance = random.Random(seed)  # noqa: S311 - a repeatable one is wanted
         self.folder = folder
         self.nursery = nursery
         self.story = Story(self.uptime)
         self.slept_s = 0.0
         self.set_by_s = 0.0
-        self.store_fails = False
         self.store_slow_s = 0.0
         self.config = ""
         self.providers = {
@@ -73,6 +74,8 @@ class World:
         self.kills: list[float] = []
         self.full: list[tuple[float, float]] = []
         """From when to when the disk was full."""
+        self.left: set[str] = set()
+        """Tasks whose large result was on disk when the daemon was killed."""
         self.disturbed: list[float] = []
         """When what kept the daemon from its work was over: it was away, or its store was."""
         self.life: Life | None = None
@@ -88,9 +91,10 @@ class World:
         return self._reader
 
     def close(self) -> None:
-        """The end of the world."""
+        """Nobody reads any more."""
         if self._reader is not None:
             self._reader.close()
+            self._reader = None
 
     def uptime(self) -> float:
         """Seconds since the world began, those of suspends included."""
@@ -111,13 +115,25 @@ class World:
             self.up.set()
 
     async def crash(self) -> None:
-        """As a SIGKILL: of what it has in memory nothing is left, and nothing more comes from it."""
-        assert self.life is not None
-        self.story.tell("world: the daemon is killed")
-        self.kills.append(trio.current_time())
-        self.up = trio.Event()
-        self.life.die()
-        await self.life.ended.wait()
+        """Its memory is gone, nothing more comes from it, and of its files nothing that was not synced is sure.
+
+        At once, or in the middle of what it writes next.
+        """
+        life, disk = self.life, self.disk
+        assert life is not None
+        disk.error = None
+        if self.chance.random() < 0.5:
+            disk.fails_at = disk.operations + self.chance.randint(1, 12)
+            with trio.move_on_after(30):
+                await life.died.wait()
+        disk.fails_at = 0
+        if not life.dead:
+            life.die()
+        await life.ended.wait()
+        self.close()
+        disk.after_power_loss(self.chance)
+        with contextlib.suppress(FileNotFoundError):
+            self.left |= {file.name for file in (self.folder / "creche.db.results").iterdir()}
 
     async def stop(self) -> None:
         """As a SIGTERM."""
@@ -165,6 +181,7 @@ class Life(Outside):
         self.handle: Handle | None = None
         self.calls: set[trio.CancelScope] = set()
         self.dead = False
+        self.died = trio.Event()
         self.fault: Exception | None = None
 
     async def live(self) -> None:
@@ -184,6 +201,10 @@ class Life(Outside):
     def die(self) -> None:
         """From now on nothing that it does has any effect."""
         self.dead = True
+        self._world.story.tell("world: the daemon is killed")
+        self._world.kills.append(trio.current_time())
+        self._world.up = trio.Event()
+        self.died.set()
         self.wire.die()
         self.hang_up()
         self._scope.cancel()
@@ -221,11 +242,12 @@ class Life(Outside):
         if world.chance.random() < 0.1:
             await trio.sleep(world.chance.uniform(0, world.store_slow_s))
         await self._while_alive()
-        if world.store_fails:
-            raise StoreUnavailable("the disk is full")
-        answer = function()
-        await self._while_alive()
-        return answer
+        try:
+            return function()
+        finally:
+            if world.disk.failing and world.disk.error is None and not self.dead:
+                self.die()  # in the middle of it
+            await self._while_alive()
 
     async def _while_alive(self) -> None:
         await trio.lowlevel.checkpoint()
