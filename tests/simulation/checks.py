@@ -77,10 +77,14 @@ class Checks:
         if world.set_by_s or world.slept_s:
             return
         for task_id, live in life.view._supervisor._live.items():
-            if live.task.job is not None and live.task.deadline_at is not None:
-                first = self._deadlines.setdefault((task_id, live.task.job.id), live.task.deadline_at)
-                if abs(live.task.deadline_at - first) > 1:
-                    raise Violation("a deadline stands", f"{live.task.deadline_at - first:+.0f} s", task_id)
+            if live.task.job is None or live.task.deadline_at is None:
+                continue
+            key = task_id, live.task.job.id
+            # Once it is on disk: what was in memory only begins anew after a crash.
+            if key not in self._deadlines and (stored := self._on_disk(task_id)) is not None and stored.job is not None:
+                self._deadlines[key] = live.task.deadline_at
+            if abs(live.task.deadline_at - self._deadlines.get(key, live.task.deadline_at)) > 1:
+                raise Violation("a deadline stands", f"{live.task.deadline_at - self._deadlines[key]:+.0f} s", task_id)
 
     def _check_hearts(self, life: Life) -> None:
         """No heart beats without its task, nor after it."""
