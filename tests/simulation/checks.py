@@ -74,7 +74,7 @@ class Checks:
         """Whatever happens, a job is over when it was to be; only who sets the clock while nobody looks moves that."""
         assert life.view is not None
         world = self._world
-        if world.set_by_s or world.slept_s:
+        if world.clock_touched:
             return
         for task_id, live in life.view._supervisor._live.items():
             if live.task.job is None or live.task.deadline_at is None:

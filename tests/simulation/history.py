@@ -166,6 +166,7 @@ class History:
 
     async def _jump(self) -> None:
         world, chance = self.world, self.world.chance
+        world.clock_touched = True
         if chance.random() < 0.5:
             world.slept_s += (slept_s := chance.uniform(1, 500))
             world.story.tell(f"world: the machine slept for {slept_s:.0f} s")

@@ -64,6 +64,7 @@ class World:
         self.story = Story(self.uptime)
         self.slept_s = 0.0
         self.set_by_s = 0.0
+        self.clock_touched = False
         self.store_slow_s = 0.0
         self.config = ""
         self.providers = {
