@@ -54,8 +54,9 @@ class _Vfs(ctypes.Structure):
     ]
 
 
-_OPEN = ctypes.CFUNCTYPE(_INT, ctypes.c_void_p, ctypes.c_char_p, _FILE, _INT, ctypes.POINTER(_INT))
-_DELETE = ctypes.CFUNCTYPE(_INT, ctypes.c_void_p, ctypes.c_char_p, _INT)
+# Names are passed on as pointers: SQLite keeps them, and looks for parameters behind them.
+_OPEN = ctypes.CFUNCTYPE(_INT, ctypes.c_void_p, ctypes.c_void_p, _FILE, _INT, ctypes.POINTER(_INT))
+_DELETE = ctypes.CFUNCTYPE(_INT, ctypes.c_void_p, ctypes.c_void_p, _INT)
 _READ_OR_WRITE = ctypes.CFUNCTYPE(_INT, _FILE, ctypes.c_void_p, _INT, _BIG)
 _TRUNCATE = ctypes.CFUNCTYPE(_INT, _FILE, _BIG)
 _SYNC = ctypes.CFUNCTYPE(_INT, _FILE, _INT)
@@ -143,10 +144,10 @@ class Disk:
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
-    def _on_open(self, _: int, name: bytes | None, file: int, flags: int, out: Any) -> int:  # noqa: ANN401 - a pointer
+    def _on_open(self, _: int, name: int | None, file: int, flags: int, out: Any) -> int:  # noqa: ANN401 - a pointer
         answer: int = self._open(ctypes.addressof(self._original.contents), name, file, flags, out)
         if answer == OK and name is not None:
-            self._paths[file] = name.decode()
+            self._paths[file] = ctypes.string_at(name).decode()
             table = ctypes.cast(file, ctypes.POINTER(ctypes.c_void_p))
             address = table[0]
             assert address is not None
@@ -197,12 +198,13 @@ class Disk:
         self._kept += [read, write, truncate, size_of]
         return methods
 
-    def _on_delete(self, _: int, name: bytes, synced: int) -> int:
+    def _on_delete(self, _: int, name: int, synced: int) -> int:
         if self.failing:
             return IOERR_DELETE
         answer: int = self._delete(ctypes.addressof(self._original.contents), name, synced)
         if answer == OK:
-            self._changes = [change for change in self._changes if change.path != name.decode()]
+            path = ctypes.string_at(name).decode()
+            self._changes = [change for change in self._changes if change.path != path]
         return answer
 
     def _fault(self, without_power: int) -> int:

@@ -151,7 +151,6 @@ def run_worlds(seeds: range, *, jobs: int, plant: str | None = None, stop_at: in
 
 @contextlib.contextmanager
 def _worker(seeds: range, plant: str | None) -> Iterator[subprocess.Popen[str]]:
-    # Not forked: Python functions that are called from C may lie in memory that forks share.
     folder = work_folder()
     numbers = f"{seeds.start}:{seeds.stop}:{seeds.step}"
     command = [sys.executable, "-m", "tests.simulation.run", "--worker", numbers, "--folder", str(folder)]

@@ -293,7 +293,7 @@ def shift(task: Task, by_s: float) -> Task:
 def set_apart(task: Task, max_inline: int) -> tuple[Task, bytes | None]:
     """The task as it is recorded, and its result where that is longer than `max_inline` bytes: it goes in a file."""
     outcome = task.outcome
-    if not isinstance(outcome, Succeeded) or len(outcome.result) <= max_inline:  # type: ignore[arg-type]  # it has one
+    if not isinstance(outcome, Succeeded) or len(outcome.result) <= max_inline:
         return task, None
     result = bytes(outcome.result)
     file = ResultFile(len(result), hashlib.sha256(result).hexdigest())
