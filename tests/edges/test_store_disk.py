@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -42,6 +43,16 @@ def new_store(path: Path) -> SqliteStore:
     return SqliteStore(path, max_inline=100)
 
 
+def begun_anew(path: Path) -> SqliteStore:
+    """An open store that holds `FIRST` and nothing else."""
+    for file in path.parent.glob("creche.db*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    store = new_store(path)
+    store.open()
+    store.commit(FIRST)
+    return store
+
+
 def contents(store: SqliteStore) -> object:
     """All that can be told from what the store holds."""
     return store.unfinished(), store.feed_after(0, 100), store.feed_bounds()
@@ -74,12 +85,7 @@ def test_power_fails_in_a_commit(disk: Disk, path: Path, seed: int) -> None:
     before, after = expected(path.parent)
     operations, seen = 0, set()
     while True:
-        for file in path.parent.glob("creche.db*"):
-            if file.is_file():
-                file.unlink()
-        store = new_store(path)
-        store.open()
-        store.commit(FIRST)
+        store = begun_anew(path)
         operations += 1
         disk.fails_at = disk.operations + operations
         try:
@@ -183,12 +189,7 @@ def test_the_disk_fails_in_a_commit(disk: Disk, path: Path, error: int) -> None:
     disk.error = error
     operations = 0
     while True:
-        for file in path.parent.glob("creche.db*"):
-            if file.is_file():
-                file.unlink()
-        store = new_store(path)
-        store.open()
-        store.commit(FIRST)
+        store = begun_anew(path)
         operations += 1
         disk.fails_at = disk.operations + operations
         try:

@@ -129,6 +129,19 @@ def test_a_result_that_came_before_the_crash_is_found(path: Path) -> None:
         assert [file.name for file in files.iterdir()] == ["d"]
 
 
+def test_results_of_another_store_are_left_alone(path: Path) -> None:
+    """A new store beside them is refused: most likely its predecessor was moved away without them."""
+    files = path.with_name(f"{path.name}.results")
+    files.mkdir()
+    (files / "precious").write_bytes(b"1")
+    with pytest.raises(StartError, match="has the results of another"):
+        SqliteStore(path, max_inline=100).open()
+    assert (files / "precious").exists()
+    (files / "precious").unlink()
+    with opened(path) as store:
+        assert store.unfinished() == []
+
+
 def test_a_large_result_that_cannot_be_written_refuses_its_batch(path: Path) -> None:
     """Nothing of it is done; once there is room it can be repeated."""
     files = path.with_name(f"{path.name}.results")

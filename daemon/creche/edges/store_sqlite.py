@@ -24,7 +24,7 @@ from creche.edges.store_backup import take_over
 from creche.edges.store_results import ResultFiles
 from creche.edges.store_sqlite_schema import open_database, start_errors
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
-from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
+from creche.errors import AlreadySettled, KeyConflict, StartError, StoreUnavailable
 
 _SELECT = "SELECT t.seq, t.record, i.input FROM tasks t LEFT JOIN inputs i USING (pos)"
 _SELECT_BARE = "SELECT t.seq, t.record, NULL FROM tasks t"
@@ -52,7 +52,8 @@ class SqliteStore:
     def open(self) -> None:
         """Open the file or make it (mode 0600; its folder must exist), bring it to the current schema, and lock it.
 
-        Raises `StartError`: in use, not writable, not a store, damaged, or written by a newer version.
+        Raises `StartError`: in use, not writable, not a store, damaged, written by a newer version, or new beside the
+        results of another.
         """
         with ExitStack() as undo:
             self._writer, self._reader = open_database(self._path, undo)
@@ -65,11 +66,20 @@ class SqliteStore:
                         made_at,
                         taken.doubtful,
                     )
-                # What nobody needs: retention or a settle was cut off by the end of the process.
-                rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
-                self._files.keep_only(task_id for (task_id,) in rows)
+                self._tidy_files()
                 (self.identity,) = self._reader.execute("SELECT identity FROM store").fetchone()
             self._resources = undo.pop_all()
+
+    def _tidy_files(self) -> None:
+        """Remove results that nobody needs: retention or a settle was cut off by the end of the process."""
+        (used,) = self._reader.execute("SELECT EXISTS (SELECT 1 FROM tasks) OR head > 0 FROM store").fetchone()
+        if not used and self._files.names():
+            raise StartError(
+                f"the store {self._path} is new, but {self._files.folder} has the results of another; put that store "
+                "back, or move the folder away"
+            )
+        rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
+        self._files.keep_only(task_id for (task_id,) in rows)
 
     def close(self) -> None:
         """Close the file and free the lock; nothing written is lost. May be called twice."""

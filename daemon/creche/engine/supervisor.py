@@ -334,7 +334,7 @@ class Supervisor:
         for task in tasks:
             every_s = self._algorithm(task.algorithm).rhythm.every_s
             live = self._register(task, delay_s=every_s * self._tools.dice())
-            live.left_result = task.id in left
+            live.left_result = task.id in left and task.job is not None
             lives.append(live)
         # All have their slots before the first goes on: none may be given away that a job needs.
         for number, live in enumerate(lives):
