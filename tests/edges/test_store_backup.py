@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 from loguru import logger
 
-from creche.core.task import Job, Sent, Status, Succeeded, begin_create, begin_job, park_unknown, settle
+from creche.core.task import Job, Sent, Status, begin_create, begin_job, park_unknown, settle
 from creche.edges.store_backup import Contents, back_up, verify
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Accept, Save, Settle
 from creche.errors import BackupFailed, StartError
 from creche.testing import make_task
+from tests.edges.stores import LARGE, opened
 
 MADE_AT = 1_700_000_000.0
-LARGE = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * 100)))
 JOB = Job("j", {"url": "u"}, 2.0)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(path, max_inline=100)
-    store.open()
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 @pytest.fixture

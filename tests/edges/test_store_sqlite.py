@@ -22,6 +22,7 @@ from creche.edges.store_sqlite_schema import MIGRATIONS
 from creche.engine.ports import Accept, Accepted, Entry, Query, Save, Settle
 from creche.errors import StartError, StoreUnavailable
 from creche.testing import make_task
+from tests.edges.stores import LARGE, opened
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -30,20 +31,6 @@ DATA = Path(__file__).parent.parent / "data"
 def path(tmp_path: Path) -> Path:
     """Where the store of a test is."""
     return tmp_path / "creche.db"
-
-
-LARGE = Succeeded(msgspec.Raw(b'"%s"' % (b"x" * 100)))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[SqliteStore]:
-    """The store at `path`, open."""
-    store = SqliteStore(path, max_inline=100)
-    store.open()
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 @contextmanager

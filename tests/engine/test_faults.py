@@ -14,7 +14,7 @@ from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.errors import StoreUnavailable, WrongStatus
 from creche.testing import FakeProvider
-from tests.engine.conftest import Engine, Lasting, until
+from tests.engine.conftest import Engine, Lasting, count, times, until
 
 RUNNING = Reading(status=JobStatus.PROCESSING)
 QUEUED = Reading(status=JobStatus.WAITING)
@@ -78,6 +78,32 @@ async def test_a_cancel_that_cannot_be_written_is_not_promised(
     await engine.supervisor.cancel("t")
     assert engine.stored().cancel_reason == "client"
     assert await engine.result() == Cancelled(reason="client")
+    assert len(errors_logged) == 1
+
+
+async def test_a_cancel_that_could_not_be_written_is_passed_on_once_it_is(
+    engine: Engine, autojump_clock: object, errors_logged: list[str]
+) -> None:
+    """The client was told that nothing is promised; a wish that stands is not left half done, though."""
+    provider = FakeProvider(poll=[*[RUNNING] * 8, STOPPED])
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    await trio.sleep_until(4)
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        engine.store.failing = True
+
+    before, engine.around_io = engine.around_io, fail  # behind the probe that a cancel begins with
+    with pytest.raises(StoreUnavailable):
+        await engine.supervisor.cancel("t")
+    engine.around_io = before
+    await trio.sleep_until(11)
+    assert (len(times(provider)) > 2, count(provider, "cancel")) == (True, 0)
+    engine.store.failing = False
+    assert await engine.result() == Cancelled(reason="client")
+    assert engine.stored().cancel_reason == "client"
+    assert count(provider, "cancel") == 1
     assert len(errors_logged) == 1
 
 

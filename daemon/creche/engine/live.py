@@ -123,8 +123,8 @@ class LiveTask:
         self.delay_s = delay_s
         self.alarm: Alarm = tools.timetable.alarm()
         self.at_rest = False
-        # Whether the wish to cancel is on disk; the provider must not hear of it before.
-        self.cancel_kept = task.cancel_reason is not None
+        # Whether the wish to cancel is on disk, before which the provider must not hear of it; None: it is on its way.
+        self.cancel_kept: bool | None = True if task.cancel_reason is not None else None
         self._rested: trio.Event | None = None
         self.patience: trio.CancelScope | None = None
         self.leaving = False

@@ -27,7 +27,15 @@ from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.minding import mind
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
-from creche.errors import CrecheError, Draining, InvalidRequest, TaskNotFound, TooManyTasks, WrongStatus
+from creche.errors import (
+    CrecheError,
+    Draining,
+    InvalidRequest,
+    StoreUnavailable,
+    TaskNotFound,
+    TooManyTasks,
+    WrongStatus,
+)
 
 ON_WIRE_GRACE_S = 5.0
 """How long a stop waits for requests that must not be cut off: what they made or brought would be lost."""
@@ -143,7 +151,7 @@ class Supervisor:
         """Record the wish, durably, and pass it on to the provider. Asking again changes nothing.
 
         Raises `WrongStatus` when the task has ended otherwise or is unknown. When the store is unavailable the client
-        is told so, but the wish may stand in memory.
+        is told so, but the wish may stand in memory; the provider hears of it once it is written.
         """
         await self._tools.journal.probe()
         task = await self.get(task_id)
@@ -161,7 +169,11 @@ class Supervisor:
             self._rouse(live)
 
         # Also when it was asked for before: that wish may not have reached the disk.
-        await self._tools.journal.write(Save(live.task), then=kept)
+        try:
+            await self._tools.journal.write(Save(live.task), then=kept)
+        except StoreUnavailable:
+            live.cancel_kept = live.cancel_kept or False
+            raise
         return live.task
 
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:

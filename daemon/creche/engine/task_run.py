@@ -24,8 +24,8 @@ from creche.core.task import DEADLINE, Cancelled, Failed, Job, Outcome, ServerFa
 from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.create import create_job
 from creche.engine.live import Algorithm, CutOff, LiveTask, Tools
-from creche.engine.ports import Poll
-from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
+from creche.engine.ports import Poll, Save
+from creche.errors import CredentialsRefused, Outage, ProviderError, StoreUnavailable, Throttled
 
 LAST_POLL_S = 10.0
 """How long the one poll past the deadline may take."""
@@ -195,10 +195,8 @@ class _PollingChild:
             return
         if live.algorithm.on_timeout == "cancel" and live.task.cancel_reason is None:
             live.change(rules.request_cancel(live.task, DEADLINE))
+            live.cancel_kept = False
         if live.task.cancel_reason is not None:
-            if not live.cancel_kept:
-                await self._tools.journal.save_surely(lambda: live.task)
-                live.cancel_kept = True
             with trio.move_on_after(LAST_CANCEL_S):
                 await self._cancel_surely()
             if self._cancel_agreed and await self._ends_now():
@@ -369,10 +367,15 @@ class _PollingChild:
     async def _ask_to_cancel(self) -> None:
         """Ask until the provider agrees; what it then says about the job is the truth, not our wish."""
         live = self._live
-        if self._cancel_agreed or self._cancel_refused or live.task.job is None or not live.cancel_kept:
+        if self._cancel_agreed or self._cancel_refused or live.task.job is None or live.cancel_kept is None:
             return
         try:
+            if not live.cancel_kept:  # a crash would forget who had the job cancelled
+                await self._tools.journal.write(Save(live.task))
+                live.cancel_kept = True
             self._cancel_agreed = await live.algorithm.provider.cancel(live.task.job)
+        except StoreUnavailable:
+            return
         except ProviderError as exc:
             live.stumble(exc, self._poller.failures)
             return
