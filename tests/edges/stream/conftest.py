@@ -66,7 +66,7 @@ class Serving:
     """A stream over a store with these outcomes, which `retention` takes from it without the feed's knowledge."""
 
     def __init__(self, *sizes_bytes: int) -> None:
-        self.store = MemoryStore()
+        self.store = MemoryStore(max_inline=2 * LARGE_BYTES)
         for number, size_bytes in enumerate(sizes_bytes, 1):
             self.settle(f"t{number}", size_bytes)
         floor, head = self.store.feed_bounds()
