@@ -12,6 +12,7 @@ import pytest
 from loguru import logger
 
 from creche.core.task import Job, Sent, Status, begin_create, begin_job, park_unknown, settle
+from creche.edges import store_backup
 from creche.edges.store_backup import Contents, back_up, verify
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Accept, Save, Settle
@@ -92,6 +93,23 @@ def test_a_backup_while_much_is_written(path: Path, to: Path) -> None:
         assert problems == []
         assert contents.files == contents.tasks > 0
         assert len(list(one.with_name(f"{one.name}.results").iterdir())) == contents.files
+
+
+def test_a_backup_names_no_result_that_it_has_not(path: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that came and went while it was made: it fails, and the next attempt does not."""
+    copy = store_backup._copy_database
+
+    def slow(path: Path, part: Path, now: float) -> None:
+        fill(store)
+        copy(path, part, now)
+        store.prune(settled_before=1e12, keep=1, limit=10)
+
+    with opened(path) as store:
+        monkeypatch.setattr(store_backup, "_copy_database", slow)
+        with pytest.raises(BackupFailed, match="retention removed tasks meanwhile; try again"):
+            back_up(path, to, MADE_AT)
+        monkeypatch.undo()
+        assert back_up(path, to, MADE_AT) == Contents(tasks=4, unfinished=4, files=0)
 
 
 @pytest.mark.parametrize("taken", ["backup.db", "backup.db.results"])

@@ -62,6 +62,8 @@ def back_up(path: Path, to: Path, now: float) -> Contents:
                 named = [name for (name,) in db.execute("SELECT id FROM tasks WHERE result_bytes IS NOT NULL")]
             copies.keep_only(named)
             _link_all(files, copies, named)
+            if len(copies.names()) < len(named):
+                raise BackupFailed(f"{path} cannot be backed up to {to}: retention removed tasks meanwhile; try again")
             _sync(part)
             part.rename(to)
             _sync(to.parent)
