@@ -104,16 +104,25 @@ class World:
     # -- the daemon's fate -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start a daemon; it is up when this returns."""
+        """Start a daemon; it is up when this returns. The power may fail while it starts."""
         self.life = life = Life(self)
         self.story.tell("world: the daemon starts")
+        disk = self.disk
+        if self.chance.random() < 0.2:
+            disk.error = None
+            disk.fails_at = disk.operations + self.chance.randint(1, 12)
         self.nursery.start_soon(life.live)
         await life.settled.wait()
+        if disk.failing:
+            await self._bury(life)
+            return await self.start()
+        disk.mend()
         if life.fault is not None:
             raise life.fault
         self.disturbed.append(self.uptime())
         if not life.dead:
             self.up.set()
+        return None
 
     async def crash(self) -> None:
         """Its memory is gone, nothing more comes from it, and of its files nothing that was not synced is sure.
@@ -128,11 +137,15 @@ class World:
             with trio.move_on_after(30):
                 await life.died.wait()
         disk.fails_at = 0
+        await self._bury(life)
+
+    async def _bury(self, life: Life) -> None:
+        """It is dead, and the disk is as it would be found."""
         if not life.dead:
             life.die()
         await life.ended.wait()
         self.close()
-        disk.after_power_loss(self.chance)
+        self.disk.after_power_loss(self.chance)
         with contextlib.suppress(FileNotFoundError):
             self.left |= {file.name for file in (self.folder / "creche.db.results").iterdir()}
 
@@ -204,7 +217,8 @@ class Life(Outside):
         self.dead = True
         self._world.story.tell("world: the daemon is killed")
         self._world.kills.append(trio.current_time())
-        self._world.up = trio.Event()
+        if self._world.up.is_set():  # else they wait for the next one already
+            self._world.up = trio.Event()
         self.died.set()
         self.wire.die()
         self.hang_up()
