@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Cancelled, Failed, Status, Succeeded, Task
+from creche.core.task import Cancelled, Failed, Status, Succeeded, Task, doubt_after_restore
+from creche.core.way import Way
 from creche.core.wire import ResolveIn
+from creche.engine.ports import Accept, Save
 from creche.errors import (
     AnswerError,
     CreateRefused,
@@ -20,7 +22,7 @@ from creche.errors import (
     ProviderError,
     Throttled,
 )
-from creche.testing import FakeProvider
+from creche.testing import FakeProvider, make_task
 from tests.engine.conftest import Engine, count, times
 
 MADE = Reading(status=JobStatus.WAITING)
@@ -254,3 +256,39 @@ async def test_a_cancel_gives_up_a_create_that_is_always_lost(engine: Engine, au
     assert (await engine.supervisor.wait("t", 100)).status is Status.UNKNOWN
     assert count(provider, "create") == 2
     assert engine.supervisor.slots("draw").holders == set()
+
+
+# -- out of a backup -------------------------------------------------------------------------------------
+
+
+async def out_of_a_backup(engine: Engine, provider: FakeProvider) -> None:
+    """Start on a store that was put back to when the task had just been accepted."""
+    task = make_task("t", accepted_at=engine.wall() - 60)
+    engine.store.commit([Accept(task), Save(doubt_after_restore(task))])
+    await engine.start(engine.algorithm(provider))
+
+
+async def test_a_repeatable_task_out_of_a_backup_is_repeated(engine: Engine, autojump_clock: object) -> None:
+    """With its token: a job that was made since the backup is met again."""
+    provider = FakeProvider(repeat="token")
+    await out_of_a_backup(engine, provider)
+    assert isinstance(await engine.result(), Succeeded)
+    assert count(provider, "create") == 1
+    assert engine.stored().token == "token-t"
+
+
+async def test_a_task_out_of_a_backup_is_looked_for(engine: Engine, autojump_clock: object) -> None:
+    """Where the provider has a list; what is found is not made again."""
+    way = Way(repeat="lookup", digest="w", within_s=86_400.0, appears_within_s=30.0)
+    provider = FakeProvider(way=way, find=[Reading(status=JobStatus.WAITING, job="found")])
+    await out_of_a_backup(engine, provider)
+    assert isinstance(await engine.result(), Succeeded)
+    assert (count(provider, "find"), count(provider, "create")) == (1, 0)
+
+
+async def test_a_task_out_of_a_backup_that_nobody_can_tell_about(engine: Engine, autojump_clock: object) -> None:
+    """Is for a person to decide, even though the backup says that nothing was sent."""
+    provider = FakeProvider(repeat="none")
+    await out_of_a_backup(engine, provider)
+    assert (await engine.at_rest()).status is Status.UNKNOWN
+    assert count(provider, "create") == 0
