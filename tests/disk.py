@@ -129,7 +129,7 @@ class Disk:
         library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
         original = library.sqlite3_vfs_find(None)
         vfs = _Vfs.from_buffer_copy(original.contents)
-        self._vfs, self._original = vfs, original
+        self._original = original
         self._open, self._delete = _OPEN(original.contents.open), _DELETE(original.contents.delete)
         opening, deleting = _OPEN(self._on_open), _DELETE(self._on_delete)
         self._kept += [opening, deleting, vfs]

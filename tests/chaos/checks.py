@@ -26,7 +26,6 @@ class Checker:
         self._ears = ears
         self._name = name
         self._outcomes: dict[str, str] = {}
-        self._jobs: Counter[str] = Counter()
 
     def drain(self) -> None:
         """With a daemon that is up and left alone: everything that was ordered is accepted and comes to its end."""
@@ -102,7 +101,6 @@ class Checker:
             raise Wrong(f"{order.key} ({order.algorithm}): {jobs} jobs, outcome {task}")
         if order.algorithm == "none" and order.script.get("create_errors") and not order.decisions and jobs:
             raise Wrong(f"{order.key}: its create's answer was lost, and nobody was asked: {task}")
-        self._jobs[order.algorithm] += jobs
 
     def _check_outcome(self, task: Json, order: Order) -> None:
         end = order.script.get("end", "succeeded")

@@ -52,7 +52,6 @@ class Clients:
         """By the task's id."""
         self.ended: set[str] = set()
         """Ids of tasks that were seen to have ended by the checks."""
-        self.resolved = 0
 
     @property
     def pending(self) -> list[Order]:
@@ -142,7 +141,6 @@ class Clients:
                 except OSError:  # the provider is away
                     continue
             order.decisions.append(decision)
-            self.resolved += 1
             with contextlib.suppress(ApiError):  # it was decided by a request whose answer was lost
                 self._client.resolve(str(task["id"]), decision, job)
 

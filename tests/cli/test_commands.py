@@ -187,6 +187,8 @@ def test_a_large_result_is_asked_for_by_itself(creche: Run, daemon: FakeDaemon, 
     assert creche("result", "t1").values == [["large"]]
     assert creche("result", "t1", "--output", str(tmp_path / "out")).out == ""
     assert json.loads((tmp_path / "out").read_text()) == ["large"]
+    assert creche("result", "other", "--output", str(tmp_path / "out")).code == 3
+    assert json.loads((tmp_path / "out").read_text()) == ["large"], "what is there stays when there is no result"
     assert "result       300000 bytes: creche result t1" in creche("show", "t1").out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from creche.cli import Exit
 from creche.cli.app import Settings, common_options
 from creche.cli.arguments import CONFIG_FILE
 from creche.cli.output import print_json, warn
+
+if TYPE_CHECKING:
+    from creche.edges.store_backup import Contents
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _CONFIGURED = "that of the configuration"
@@ -50,8 +54,7 @@ def _check_store(settings: Settings, path: Path) -> Exit:
     if settings.json:
         print_json({"path": str(path), **contents._asdict(), "problems": problems})
     else:
-        found = f"{contents.tasks} tasks, {contents.unfinished} of them unfinished, {contents.files} results in files"
-        click.echo(f"{path}: {found}; {'no problem' if not problems else 'DAMAGED'}")
+        click.echo(f"{path}: {_told(contents)}; {'no problem' if not problems else 'DAMAGED'}")
     for problem in problems:
         warn(problem)
     if problems:
@@ -74,8 +77,11 @@ def backup_command(settings: Settings, /, to: Path, config: Path | None, store: 
     if settings.json:
         print_json({"path": str(to), **contents._asdict()})
     else:
-        found = f"{contents.tasks} tasks, {contents.unfinished} of them unfinished, {contents.files} results in files"
-        click.echo(f"{to}: {found}")
+        click.echo(f"{to}: {_told(contents)}")
+
+
+def _told(contents: Contents) -> str:
+    return f"{contents.tasks} tasks, {contents.unfinished} of them unfinished, {contents.files} results in files"
 
 
 def _configured_store(config: Path | None) -> Path:

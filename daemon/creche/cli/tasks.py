@@ -102,8 +102,8 @@ def show_command(settings: Settings, /, task_id: str, *, with_input: bool) -> No
 @click.pass_obj
 def result_command(settings: Settings, /, task_id: str, output: Path | None) -> None:
     """Print the result of a task that succeeded, as JSON."""
+    result = settings.client().result(task_id)  # before a file that is there is overwritten
     with opened(output) as file:
-        result = settings.client().result(task_id)
         print_json(result) if file is None else write_json(file, result)
 
 
