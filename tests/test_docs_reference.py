@@ -151,9 +151,13 @@ def test_the_defaults_of_the_configuration() -> None:
 
 RECIPE = """
 [auth]
-X = "{secret}"
+X = "{jwt}"
+[auth.jwt]
+claims = { iss = "me" }
 [params.NAME]
 about = "a parameter"
+[envelope]
+ok = { "/code" = 0 }
 [create]
 url = "/{token}"
 id = "/id"
@@ -173,6 +177,8 @@ max = 2
 id = "/id"
 [fetch]
 url = "/"
+[assets]
+urls = "/url"
 [cancel]
 url = "/"
 """

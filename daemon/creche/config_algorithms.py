@@ -17,6 +17,7 @@ from creche.config_values import Route, Secret, read_route, read_secret
 from creche.core.document import Table, scalar, suggestion
 from creche.core.polling import Rhythm
 from creche.core.recipe import Recipe, load_recipe
+from creche.core.recipe_steps import Caps
 from creche.errors import RecipeError
 
 
@@ -76,8 +77,10 @@ class AlgorithmsReader:
         deadline_s = table.duration("deadline", deadline_s, at_least_s=1.0)
         timeout_s = table.duration("timeout", 30.0, at_least_s=0.1)
         route = self._route(table, base, route)
-        in_flight = table.integer("in_flight", 0) or None
-        creates_per_s, polls_per_s = table.rate("create_rate"), table.rate("poll_rate")
+        caps = recipe.caps if recipe is not None else Caps(in_flight=None, creates_per_s=None, polls_per_s=None)
+        in_flight = table.integer("in_flight", caps.in_flight or 0) or None
+        creates_per_s = table.rate("create_rate", caps.creates_per_s)
+        polls_per_s = table.rate("poll_rate", caps.polls_per_s)
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
         on_unknown = table.choice("on_unknown", "ask", ("ask", "retry"))
         rhythm = _rhythm(table, recipe)

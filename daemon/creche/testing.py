@@ -271,12 +271,16 @@ class FakeProvider:
         way: Way | None = None,
         told_once: bool = False,
         given_once: bool = False,
+        cancel_deletes: bool = False,
+        cancel_ends: frozenset[JobStatus] = frozenset(),
         batch: int = 1,
         account: str = "",
     ) -> None:
         self.way = way if way is not None else Way(repeat=repeat)
         self.told_once = told_once
         self.given_once = given_once
+        self.cancel_deletes = cancel_deletes
+        self.cancel_ends = cancel_ends
         self.batch = batch
         self.account = account
         self.calls: list[Call] = []

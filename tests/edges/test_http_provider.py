@@ -111,10 +111,10 @@ async def test_a_provider_that_hangs_up_is_away(said: bytes) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://h?sig=SIGNATURE", "https://h: "),
-        ("https://user:PASSWORD@h/x", "https://h: "),
-        ("HTTPS://h:8443/PATH#X", "https://h:8443: "),
-        ("http://[::1]:80/", "http://[::1]:80: "),
+        ("https://h.example?sig=SIGNATURE", "https://h.example: "),
+        ("https://user:PASSWORD@h.example/x", "https://h.example: "),
+        ("HTTPS://h.example:8443/PATH#X", "https://h.example:8443: "),
+        ("http://[2606:4700::1111]:80/", "http://[2606:4700::1111]:80: "),
         (f"{SECRET}-token", ""),
         (f"{SECRET}://h/", ""),
         (f"http://{SECRET}.example/", "http://***.example: "),

@@ -110,7 +110,8 @@ class Ledger:
     def __init__(self, around_io: Callable[[], Awaitable[None]], *, repeatable: bool) -> None:
         self.repeatable = repeatable
         self.way = Way(repeat="token" if repeatable else "none")
-        self.told_once = self.given_once = False
+        self.told_once = self.given_once = self.cancel_deletes = False
+        self.cancel_ends: frozenset[JobStatus] = frozenset()
         self.batch, self.account = 1, ""
         self.jobs: dict[str, float] = {}
         self.owners: Counter[str] = Counter()

@@ -204,15 +204,15 @@ class Table:
 
         return self.value(key, default_s, convert)
 
-    def rate(self, key: str) -> float | None:
-        """Times per second; None where it is not set, or empty."""
+    def rate(self, key: str, default_per_s: float | None = None) -> float | None:
+        """Times per second; None for no limit, which is what the empty text says."""
 
         def convert(value: object) -> float | None:
             if not isinstance(value, str):
                 raise ValueError('expected a rate in quotes such as "10/s" or "600/m"')  # noqa: TRY004
             return parse_rate(value) if value else None
 
-        return self.value(key, None, convert)
+        return self.value(key, default_per_s, convert)
 
     def size(self, key: str, default_bytes: int, *, at_least: int = 1) -> int:
         def convert(value: object) -> int:

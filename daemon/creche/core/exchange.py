@@ -18,7 +18,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     `url` is absolute, percent-encoded ASCII. `headers` are complete but for Host, Content-Length and Connection,
     which the transport adds. `fresh` asks for a new connection: a request that must not be repeated must not be
     sent into a kept-alive connection which the provider may be closing at this moment, because its loss could
-    not be told from an accepted request whose answer was lost.
+    not be told from an accepted request whose answer was lost. `public_only`: an answer named the URL, and nobody here
+    vouches for it: no address of this machine or of the networks around it may be asked.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     fresh: bool = False
+    public_only: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from creche.core.binding import JOB_LIMIT, Binding
 from creche.core.exchange import Answer, Call
-from creche.core.listing import next_url
+from creche.core.listing import Pages
 from creche.core.reading import JobStatus, Reading, check_length, excerpt, found_at, raw_at
 from creche.core.task import Task
 from creche.core.template import point
@@ -39,11 +39,10 @@ class Search:
         self._binding = binding
         self._task = task
         self._since = (task.sent.since if task.sent is not None else task.accepted_at) - SKEW_S
-        self._pages_left = step.pages
         self._jobs: dict[str, Reading] = {}
-        self._first = binding.lookup_call(step.url, task)
         self._complete = False
-        self.call: Call | None = self._first
+        self.call: Call | None = binding.lookup_call(step.url, task)
+        self._pages = Pages(step, self.call.url)
 
     def take(self, answer: Answer) -> None:
         """Look through the answer to `call`. Raises as `Provider.poll`."""
@@ -52,12 +51,12 @@ class Search:
         self._binding.check_list(answer)
         items = self._items(answer)
         for item in items:
+            self._pages.count(self._step.id.find(answer, item))
             if self._step.tag.find(answer, item) == self._task.token:
                 self._note(answer, item)
-        self._pages_left -= 1
-        following = next_url(self._step, answer, here=call.url, first=self._first.url)
+        following = self._pages.behind(answer, call.url)
         self._complete = following is None or self._is_behind(items)
-        if not self._complete and not self._jobs and self._pages_left and following is not None:
+        if not self._complete and not self._jobs and self._pages.left and following is not None:
             self.call = self._binding.lookup_call(following, self._task)
 
     def result(self) -> Reading | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from creche.core.binding import Binding
 from creche.core.exchange import Answer, Call
-from creche.core.listing import next_url
+from creche.core.listing import Pages
 from creche.core.reading import Reading, excerpt, raw_at
 from creche.core.task import Job
 from creche.core.template import fill_url
@@ -55,12 +55,11 @@ class Many:
                 target = target.replace(form, between.join(fill_url(form, {"ids": job_id}) for job_id in ids))
         return self._binding.many_call(target, ids)
 
-    def next_call(self, answer: Answer, call: Call, first: Call, ids: Sequence[str]) -> Call | None:
-        """The request for the page behind the answer to `call`; None when that was the last. `first` began it all."""
-        url = next_url(self.step, answer, here=call.url, first=first.url)
-        return None if url is None else self._binding.many_call(url, ids)
+    def next_call(self, url: str, ids: Sequence[str]) -> Call:
+        """The request for a further page."""
+        return self._binding.many_call(url, ids)
 
-    def read(self, answer: Answer, wanted: set[str]) -> dict[str, Reading]:
+    def read(self, answer: Answer, wanted: set[str], pages: Pages) -> dict[str, Reading]:
         """What the answer says about the jobs in `wanted`, by id; those that it mentions are taken out of the set.
 
         One that it mentions in vain is in neither: its item cannot be read, or tells too little of its end. Raises as
@@ -71,7 +70,8 @@ class Many:
         hints = {name: value for name, value in answer.headers.items() if name in self._hints}
         found = {}
         for job_id, item in self._items(answer):
-            if job_id not in wanted:
+            pages.count(job_id)
+            if job_id is None or job_id not in wanted:
                 continue
             wanted.discard(job_id)
             with suppress(AnswerError):
@@ -81,8 +81,8 @@ class Many:
                     found[job_id] = reading
         return found
 
-    def _items(self, answer: Answer) -> Iterator[tuple[str, msgspec.Raw]]:
-        """Each item with its job's id, as the provider wrote it; those without an id are left out."""
+    def _items(self, answer: Answer) -> Iterator[tuple[str | None, msgspec.Raw]]:
+        """Each item as the provider wrote it, with its job's id, if it has one."""
         step, part = self.step, raw_at(answer.body, self.step.items)
         try:
             if step.id is None:
@@ -94,9 +94,7 @@ class Many:
             what = "object keyed by jobs" if step.id is None else "list of jobs"
             raise AnswerError(f"no {what} at {step.items!r} in the answer: {shown}") from exc
         for item in items:
-            job_id = step.id.find(answer, msgspec.json.decode(item))
-            if job_id is not None:
-                yield job_id, item
+            yield step.id.find(answer, msgspec.json.decode(item)), item
 
     def _digest(self) -> str:
         recipe = self._binding.recipe
@@ -120,17 +118,16 @@ class Inquiry:
         self._many = many
         self._ids = list(dict.fromkeys(job.id for job in jobs))
         self._wanted = set(self._ids)
-        self._pages_left = many.step.pages
-        self._first = many.first_call(self._ids)
-        self.call: Call | None = self._first
+        self.call: Call | None = many.first_call(self._ids)
+        self._pages = Pages(many.step, self.call.url)
 
     def take(self, answer: Answer) -> dict[str, Reading]:
         """What the answer to `call` says, by job id. Raises as `Provider.poll`."""
         call = self.call
         assert call is not None, "there was a request"  # noqa: S101 - a defect of the caller
-        found = self._many.read(answer, self._wanted)
-        self._pages_left -= 1
+        found = self._many.read(answer, self._wanted, self._pages)
         self.call = None
-        if self._wanted and self._pages_left:
-            self.call = self._many.next_call(answer, call, self._first, self._ids)
+        url = self._pages.behind(answer, call.url) if self._wanted else None
+        if url is not None and self._pages.left:
+            self.call = self._many.next_call(url, self._ids)
         return found

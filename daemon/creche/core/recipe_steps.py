@@ -11,7 +11,8 @@ from creche.core.reading import JobStatus, Progress, Rule, Source
 from creche.core.way import Repeat
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-FORMATS = ("json", "jsonl", "text")
+FORMATS = ("json", "jsonl", "text", "binary")
+NEXT_BY = ("value", "last_id", "offset", "page")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,10 +22,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     headers: Mapping[str, str]
     body: Any
+    encoding: str
 
 
 class CreateStep(Step, frozen=True, kw_only=True):
-    """`repeat`: what can be done about a create that may have arrived (`core.way`), for `repeat_within_s` after it."""
+    """`repeat`: what can be done about a create that may have arrived (`core.way`), for `repeat_within_s` after it.
+
+    `exists`, and `exists_pattern` in the body: there is a job of this id. `tells_state`: the answer is read like a
+    poll's.
+    """
 
     id: Source | None
     keep: Mapping[str, Source]
@@ -32,13 +38,19 @@ class CreateStep(Step, frozen=True, kw_only=True):
     repeat_within_s: float
     busy: frozenset[int]
     exists: frozenset[int]
+    exists_pattern: str
+    tells_state: bool
 
 
 class PollStep(Step, frozen=True, kw_only=True):
-    """How to ask, and how to read the answer. Times in seconds. `once`: an end is told only once, result and all."""
+    """How to ask, and how to read the answer. Times in seconds.
+
+    `once`: an end is told only once, result and all. `wait_s`: for how long the provider may hold the request.
+    """
 
     status: str | None
     statuses: Mapping[str, JobStatus]
+    ignore_case: bool
     rules: tuple[Rule, ...]
     keep: Mapping[str, Source]
     progress: Progress | None
@@ -50,19 +62,23 @@ class PollStep(Step, frozen=True, kw_only=True):
     grow: float
     up_to_s: float
     grace_s: float
+    wait_s: float
     once: bool
 
 
 class ListStep(Step, frozen=True, kw_only=True):
     """What is common to requests for a list. `items` is where they are in the answer.
 
-    `next` is a cursor for the query parameter `next_param`, or a URL where that is empty; no more than `pages` are
-    asked for.
+    `next` is a value for the query parameter `next_param`, or a URL where that is empty. Without it the parameter is
+    counted on, as `next_by` says. `more`: the list ends where this is false or absent. No more than `pages` are asked
+    for.
     """
 
     items: str
     next: str | None
     next_param: str
+    next_by: str
+    more: str | None
     pages: int
 
 
@@ -109,6 +125,30 @@ class FetchStep(Step, frozen=True, kw_only=True):
 
 
 class CancelStep(Step, frozen=True, kw_only=True):
-    """`agreed`: HTTP statuses after which no further request is needed."""
+    """`agreed`: HTTP statuses after which no further request is needed.
+
+    `deletes`: the request also removes a job that is over, result and all. `ends_as`: how a job that was cancelled
+    ends, besides `cancelled`.
+    """
 
     agreed: frozenset[int]
+    deletes: bool
+    ends_as: frozenset[JobStatus]
+
+
+class Assets(msgspec.Struct, frozen=True, kw_only=True):
+    """Files that belong to a result. `urls`: pointers into the result, to their URLs or to whatever holds these.
+
+    `url`: a template of the URL of the one file that there is.
+    """
+
+    urls: tuple[str, ...]
+    url: str
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """What an account of the provider may do, as far as the provider says: an algorithm's limits, if not its own."""
+
+    in_flight: int | None
+    creates_per_s: float | None
+    polls_per_s: float | None

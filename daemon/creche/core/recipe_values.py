@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
 
 from creche.core.reading import JobStatus, Progress, Source, as_text
 from creche.core.template import is_pointer
@@ -27,21 +30,39 @@ def as_source(value: object) -> Source | None:
         if value.keys() - known or not all(isinstance(item, str) for item in value.values()):
             raise ValueError('expected texts for "pointer" or "header", and "pattern"')
         pattern = value.get("pattern")
-        if pattern is not None:
-            _check_pattern(pattern)
+        if pattern is not None and re.compile(as_pattern(pattern)).groups < 1:
+            raise ValueError("the pattern needs a (group) around the value")
         if "header" in value:
             return Source(header=value["header"].lower(), pattern=pattern)
         return Source(pointer=as_pointer(value.get("pointer", "")), pattern=pattern)
     return Source(pointer=as_pointer(value))
 
 
-def _check_pattern(pattern: str) -> None:
+def as_pattern(value: object) -> str:
+    """A regular expression."""
+    if not isinstance(value, str):
+        raise ValueError("expected a regular expression in quotes")  # noqa: TRY004
     try:
-        groups = re.compile(pattern).groups
+        re.compile(value)
     except re.error as exc:
         raise ValueError(f"the pattern cannot be read: {exc}") from exc
-    if groups < 1:
-        raise ValueError("the pattern needs a (group) around the value")
+    return value
+
+
+def as_day(value: object) -> str:
+    """A day, as a text or as TOML has it."""
+    text = value.isoformat() if isinstance(value, date) else value
+    try:
+        return date.fromisoformat(str(text)).isoformat()
+    except ValueError:
+        raise ValueError('expected a day such as "2027-01-31"') from None
+
+
+def as_tree(value: object) -> Mapping[str, Any]:
+    """A table with anything in it."""
+    if not isinstance(value, dict):
+        raise ValueError("expected a table")  # noqa: TRY004
+    return value
 
 
 def as_progress(value: object) -> Progress | None:
@@ -72,12 +93,22 @@ def as_http_statuses(value: object) -> frozenset[int]:
 
 
 def as_equals(value: object) -> tuple[tuple[str, frozenset[str]], ...]:
-    """Which values are to stand at which pointers."""
+    """Which values are to stand at which pointers: one at least for each."""
+    rows = as_values(value)
+    if not all(wanted for _, wanted in rows):
+        raise ValueError("expected a value, or some in a list, for each pointer")
+    return rows
+
+
+def as_values(value: object) -> tuple[tuple[str, frozenset[str]], ...]:
+    """Which values may stand at which pointers; an empty list is for none at all."""
     if not isinstance(value, dict):
         raise ValueError('expected a table such as {"/status" = ["a", "b"]}')  # noqa: TRY004
     rows = []
     for pointer, wanted in value.items():
         values = wanted if isinstance(wanted, list) else [wanted]
+        if any(isinstance(item, dict | list) for item in values):
+            raise ValueError("expected texts, numbers, true or false")
         rows.append((as_pointer(pointer), frozenset(as_text(item) for item in values)))
     return tuple(rows)
 

@@ -3,7 +3,9 @@
 URL templates use two forms of RFC 6570: `{name}` is percent-encoded, `{+name}` keeps reserved characters (for ids that
 are paths, and for whole URLs). Body templates are JSON trees in which a text that starts with "$" stands for a value:
 `"$input"` is the task's input, verbatim; `"$input/a/b"` a part of it (RFC 6901 pointer); `"$name"` a parameter
-with its type. A member whose value is absent is left out.
+with its type. A member whose value is absent is left out. The member `"..."` is not one of its own: those of the object
+that it stands for are put in its place, and what follows it counts more. A text that begins with "$$" is itself, with
+one "$" less.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import msgspec
 
 _FIELD = re.compile(r"\{(\+?)([A-Za-z_][A-Za-z0-9_.]*)\}")
 _RESERVED = ":/?#[]@!$&'()*+,;=%"  # RFC 3986, and "%" so that what is encoded stays as it is
+
+SPREAD = "..."
+"""The member of a body template whose value's members are put in its place."""
 
 MISSING = object()
 
@@ -82,29 +87,57 @@ def fill_text(template: str, values: Mapping[str, str]) -> str:
 def body_fields(template: Any) -> set[str]:  # noqa: ANN401 - any JSON
     """The names that a body template uses, without "$" and without the pointer behind `input`."""
     if isinstance(template, str):
-        return {template[1:].partition("/")[0]} if template.startswith("$") else set()
+        return {template[1:].partition("/")[0]} if _is_field(template) else set()
     children = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
     return set().union(*(body_fields(child) for child in children))
 
 
 def fill_body(template: Any, values: Mapping[str, Any], task_input: msgspec.Raw | None) -> bytes:  # noqa: ANN401
-    """Expand a body template into JSON bytes."""
+    """Expand a body template into JSON bytes. Raises as `fill_tree`."""
+    return msgspec.json.encode(fill_tree(template, values, task_input))
+
+
+def fill_tree(template: Any, values: Mapping[str, Any], task_input: msgspec.Raw | None) -> Any:  # noqa: ANN401
+    """Expand a body template. Raises `msgspec.DecodeError` where the task's input is not what the template needs."""
     tree = _fill(template, values, task_input)
-    return b"null" if tree is MISSING else msgspec.json.encode(tree)
+    return None if tree is MISSING else tree
 
 
 def _fill(node: Any, values: Mapping[str, Any], task_input: msgspec.Raw | None) -> Any:  # noqa: ANN401
-    if isinstance(node, str) and node.startswith("$"):
-        name, slash, pointer = node[1:].partition("/")
-        if name != "input":
-            return values.get(name, MISSING)
-        if task_input is None:
-            return MISSING
-        return point(msgspec.json.decode(task_input), slash + pointer) if slash else task_input
+    if isinstance(node, str):
+        return _fill_text(node, values, task_input) if node.startswith("$") else node
     if isinstance(node, dict):
-        filled = ((key, _fill(child, values, task_input)) for key, child in node.items())
-        return {key: child for key, child in filled if child is not MISSING}
+        return _fill_members(node, values, task_input)
     if isinstance(node, list):
         children = (_fill(child, values, task_input) for child in node)
         return [child for child in children if child is not MISSING]
     return node
+
+
+def _fill_text(node: str, values: Mapping[str, Any], task_input: msgspec.Raw | None) -> Any:  # noqa: ANN401
+    if not _is_field(node):
+        return node[1:]
+    name, slash, pointer = node[1:].partition("/")
+    if name != "input":
+        return values.get(name, MISSING)
+    if task_input is None:
+        return MISSING
+    return point(msgspec.json.decode(task_input), slash + pointer) if slash else task_input
+
+
+def _fill_members(node: Mapping[str, Any], values: Mapping[str, Any], task_input: msgspec.Raw | None) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for key, template in node.items():
+        child = _fill(template, values, task_input)
+        if child is MISSING:
+            continue
+        if key == SPREAD:
+            # Its members stay as they were written.
+            filled |= msgspec.json.decode(msgspec.json.encode(child), type=dict[str, msgspec.Raw])
+        else:
+            filled[key] = child
+    return filled
+
+
+def _is_field(text: str) -> bool:
+    return text.startswith("$") and not text.startswith("$$")

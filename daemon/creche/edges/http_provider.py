@@ -6,7 +6,9 @@ reached the provider: where it cannot, a create is an `Outage`, else it is `Crea
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -49,10 +51,15 @@ class Transport(Protocol):
 
 
 class HttpProvider:
-    """One provider account behind a recipe. Each request takes `timeout_s` seconds at most."""
+    """One provider account behind a recipe. Each request takes `timeout_s` seconds at most, and a poll as much longer
+    as the recipe has the provider hold it. `wall` gives Unix seconds: some credentials are made anew.
+    """
 
-    def __init__(self, binding: Binding, transport: Transport, *, timeout_s: float) -> None:
+    def __init__(
+        self, binding: Binding, transport: Transport, *, timeout_s: float, wall: Callable[[], float] = time.time
+    ) -> None:
         self._binding = binding
+        self._wall = wall
         self._transport = transport
         self._timeout_s = timeout_s
         self._many = Many(binding) if binding.recipe.many is not None else None
@@ -62,10 +69,12 @@ class HttpProvider:
         self.given_once = recipe.fetch is not None and recipe.fetch.once
         self.batch = self._many.step.max if self._many is not None else 1
         self.account = self._many.account if self._many is not None else ""
+        self.cancel_deletes = recipe.cancel is not None and recipe.cancel.deletes
+        self.cancel_ends = recipe.cancel.ends_as if recipe.cancel is not None else frozenset()
 
     async def create(self, task: Task) -> Reading:
         """As `Provider.create`."""
-        call = self._binding.create_call(task)
+        call = self._fresh().create_call(task)
         try:
             answer = await self._transport.send(call, timeout_s=self._timeout_s)
         except _NOT_SENT as exc:
@@ -79,18 +88,19 @@ class HttpProvider:
 
     async def find(self, task: Task) -> Reading | None:
         """As `Provider.find`. As many pages are asked for as it takes."""
-        search = Search(self._binding, task)
+        search = Search(self._fresh(), task)
         while search.call is not None:
             search.take(await self._ask(search.call))
         return search.result()
 
     def poll_of(self, job: Job) -> Poll:
         """As `Provider.poll_of`."""
-        return _HttpPoll(self._binding, self._transport, job, self._timeout_s)
+        return _HttpPoll(self._fresh, self._transport, job, self._timeout_s + self._binding.recipe.poll.wait_s)
 
     async def poll_many(self, jobs: Sequence[Job]) -> dict[str, Reading]:
         """As `Provider.poll_many`. Of a list as many pages are asked for as it takes to meet all the jobs."""
         assert self._many is not None, "`batch` says so"  # noqa: S101 - a defect of the caller
+        self._fresh()
         inquiry = self._many.about(jobs)
         found: dict[str, Reading] = {}
         while inquiry.call is not None:
@@ -100,17 +110,24 @@ class HttpProvider:
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """As `Provider.fetch`. A job that names nothing to fetch has ended with what its last answer brought."""
         merged = Job(job.id, {**job.keep, **reading.keep}, job.since)
-        call = self._binding.fetch_call(merged)
+        call = self._fresh().fetch_call(merged)
         if call is None:
             return msgspec.structs.replace(reading, to_fetch=False)
         return self._binding.read_fetch(await self._ask(call), reading)
 
     async def cancel(self, job: Job) -> bool:
         """As `Provider.cancel`. A provider that has no cancel refuses."""
-        call = self._binding.cancel_call(job)
+        call = self._fresh().cancel_call(job)
         if call is None:
             return False
         return self._binding.read_cancel(await self._ask(call))
+
+    def _fresh(self) -> Binding:
+        """The binding, with a credential that is good."""
+        calls = self._binding.calls
+        if calls.renew_at < math.inf and calls.renew_at <= (now := self._wall()):
+            calls.renew(now)
+        return self._binding
 
     async def _ask(self, call: Call) -> Answer:
         try:
@@ -130,17 +147,21 @@ class _HttpPoll:
         "_binding",
         "_done",
         "_end",
+        "_fresh",
         "_gist",
         "_job",
         "_prepared",
         "_reading",
+        "_renew_at",
         "_timeout_s",
         "_transport",
         "_url",
     )
 
-    def __init__(self, binding: Binding, transport: Transport, job: Job, timeout_s: float) -> None:
-        self._binding = binding
+    def __init__(self, fresh: Callable[[], Binding], transport: Transport, job: Job, timeout_s: float) -> None:
+        self._fresh = fresh
+        self._binding = fresh()
+        self._renew_at = math.inf
         self._transport = transport
         self._job = job
         self._timeout_s = timeout_s
@@ -158,7 +179,7 @@ class _HttpPoll:
         end, self._end = self._end, None
         try:
             if end is None:
-                end = await (self._prepared or self._prepare()).send()
+                end = await self._ready().send()
             elif isinstance(end, Exception):
                 raise end
         except _ERRORS as exc:
@@ -169,7 +190,7 @@ class _HttpPoll:
         """As `Poll.repeat`. The first question, and those that need a new connection, are somebody's to wait for."""
         if self._prepared is None or self._reading is None:
             return False
-        self._abandon = self._prepared.begin(self._on_end, step_s)
+        self._abandon = self._ready().begin(self._on_end, step_s)
         self._done = done
         return self._abandon is not None
 
@@ -205,11 +226,14 @@ class _HttpPoll:
         self._gist, self._reading = (gist, reading) if kept else (None, None)
         return reading
 
-    def _prepare(self) -> Prepared:
-        call = self._binding.poll_call(self._job)
-        self._url = call.url
-        self._prepared = self._transport.prepare(call, timeout_s=self._timeout_s)
-        return self._prepared
+    def _ready(self) -> Prepared:
+        """The request, written anew where its credential has grown old."""
+        prepared = self._prepared
+        if prepared is None or (self._renew_at < math.inf and self._fresh().calls.renew_at != self._renew_at):
+            call = self._fresh().poll_call(self._job)
+            self._url, self._renew_at = call.url, self._binding.calls.renew_at
+            prepared = self._prepared = self._transport.prepare(call, timeout_s=self._timeout_s)
+        return prepared
 
 
 def _failure(error: Exception, url: str, binding: Binding) -> ProviderError:

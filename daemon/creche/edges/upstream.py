@@ -104,7 +104,7 @@ class Upstream:
         `begin` wants a free slot and a kept connection. The answer is read at the next multiple of its `step_s`. What
         `send` would send once more ends as `Unanswered`.
         """
-        place, target = locate(call.url)
+        place, target = locate(call.url, public_only=call.public_only)
         request = _Request(
             place=place,
             data=encode(call, place.host_field, target),

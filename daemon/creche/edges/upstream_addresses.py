@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import ipaddress
 import math
 import socket
 
@@ -34,9 +36,14 @@ class OnASocket:
 
 
 class Addresses:
-    """The addresses of one host. `lookups` bounds the threads of all hosts together."""
+    """The addresses of one host. `lookups` bounds the threads of all hosts together.
 
-    def __init__(self, host: str, port: int, lookups: trio.CapacityLimiter) -> None:
+    `public_only`: those of this machine and of the networks around it are as good as none. The name was chosen by
+    somebody else, and so is where it leads.
+    """
+
+    def __init__(self, host: str, port: int, lookups: trio.CapacityLimiter, *, public_only: bool = False) -> None:
+        self._public_only = public_only
         self._host = host
         self._port = port
         self._lookups = lookups
@@ -64,7 +71,12 @@ class Addresses:
             found = ask(flags=socket.AI_NUMERICHOST)  # asks nobody
         except socket.gaierror:
             found = await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._lookups)
-        return [(family, where) for family, _, _, _, where in found]
+        addresses: list[Address] = [(family, where) for family, _, _, _, where in found]
+        if self._public_only:
+            addresses = [address for address in addresses if ipaddress.ip_address(str(address[1][0])).is_global]
+            if not addresses:
+                raise OSError(errno.EACCES, "it has no public address, and an answer of the provider named it")
+        return addresses
 
 
 def _alternate(addresses: list[Address]) -> list[Address]:

@@ -86,7 +86,7 @@ class HttpxUpstream:
 
     def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
         """As `Upstream.prepare`; every call is somebody's to wait for, `begin` always gives None."""
-        place, target = locate(call.url)
+        place, target = locate(call.url, public_only=call.public_only)
         if place.scheme == UNIX:
             raise httpx2.UnsupportedProtocol("a provider on a Unix socket is reached by no proxy and not over HTTP/2")
         request = core_request(call, place, target)
@@ -300,7 +300,9 @@ class HttpxUpstream:
             self._sweep(now)
         origin = self._origins.get(place.name)
         if origin is None:
-            addresses = self._proxy_addresses or Addresses(place.host, place.port, self._lookups)
+            addresses = self._proxy_addresses or Addresses(
+                place.host, place.port, self._lookups, public_only=place.public_only
+            )
             origin = self._origins[place.name] = Origin(place, addresses, slots=self._connections_per_origin)
         return origin
 

@@ -32,7 +32,11 @@ class Origin:
         self.free = slots
         self._line = trio.lowlevel.ParkingLot()
         self.idle: deque[Connection] = deque()
-        self.addresses = OnASocket(place.host) if place.scheme == UNIX else Addresses(place.host, place.port, lookups)
+        self.addresses = (
+            OnASocket(place.host)
+            if place.scheme == UNIX
+            else Addresses(place.host, place.port, lookups, public_only=place.public_only)
+        )
         self._limit = slots
 
     async def take_slot(self) -> None:

@@ -34,7 +34,8 @@ _SOCKET_PATH_BYTES = 107  # what the kernel takes, without the NUL
 class Place(NamedTuple):
     """Where a URL leads: `name` is the origin as `scheme://host:port`, `host_field` what the Host header says.
 
-    For a Unix socket `host` is its path and the port 0.
+    For a Unix socket `host` is its path and the port 0. `public_only`: only if it is in the public internet; such a
+    place has a name, and so connections, of its own.
     """
 
     scheme: str
@@ -42,14 +43,18 @@ class Place(NamedTuple):
     port: int
     name: str
     host_field: str
+    public_only: bool = False
 
 
-def locate(url: str) -> tuple[Place, str]:
+def locate(url: str, *, public_only: bool = False) -> tuple[Place, str]:
     """Where a URL leads, and the target of the request there. Raises `httpx2.UnsupportedProtocol`, `InvalidURL`."""
     absolute = _ABSOLUTE.fullmatch(url.partition("#")[0])
     if absolute is None:
         raise httpx2.UnsupportedProtocol(_UNSUPPORTED)
-    return _place(absolute["scheme"].lower(), absolute["authority"]), _target(absolute["target"])
+    place = _place(absolute["scheme"].lower(), absolute["authority"])
+    if public_only:
+        place = place._replace(name=f"{place.name} (public)", public_only=True)
+    return place, _target(absolute["target"])
 
 
 @functools.lru_cache(maxsize=256)

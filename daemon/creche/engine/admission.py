@@ -14,7 +14,7 @@ import msgspec
 from creche.core import task as rules
 from creche.core.document import suggestion
 from creche.core.polling import Rhythm
-from creche.core.reading import Reading
+from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
 from creche.core.way import Way
 from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
@@ -105,7 +105,8 @@ class _NeverAsked:
 class _NotConfigured:
     # Nothing is sent; a create that may have arrived stays open until the real provider is back.
     way = Way(repeat="token")
-    told_once = given_once = False
+    told_once = given_once = cancel_deletes = False
+    cancel_ends: frozenset[JobStatus] = frozenset()
     batch = 1
     account = ""
 

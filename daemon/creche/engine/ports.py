@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from creche.core.reading import Reading
+from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.way import Way
 from creche.errors import AlreadySettled, KeyConflict
@@ -195,6 +195,12 @@ class Provider(Protocol):
 
     given_once: bool
     """Whether a result is given out only once: a fetch that is cut off may have brought it."""
+
+    cancel_deletes: bool
+    """Whether a cancel also removes a job that is over, and its result with it."""
+
+    cancel_ends: frozenset[JobStatus]
+    """How a job may end that was cancelled, besides `CANCELLED`."""
 
     batch: int
     """How many jobs one `poll_many` may ask for; 1 where the provider has no such request."""

@@ -22,10 +22,11 @@ from creche.core.polling import RUNNING, Ask, Decision, End, Fetch, Poller, erro
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import DEADLINE, Cancelled, Failed, Job, Outcome, ServerFailed, TimedOut
 from creche.engine.batches import GATHER_PART, Batches
+from creche.engine.cancelling import Cancelling
 from creche.engine.create import create_job
 from creche.engine.live import Algorithm, CutOff, LiveTask, Tools
-from creche.engine.ports import Poll, Save
-from creche.errors import CredentialsRefused, Outage, ProviderError, StoreUnavailable, Throttled
+from creche.engine.ports import Poll
+from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
 
 LAST_POLL_S = 10.0
 """How long the one poll past the deadline may take."""
@@ -73,8 +74,7 @@ class _PollingChild:
     __slots__ = (
         "_algorithm",
         "_away",
-        "_cancel_agreed",
-        "_cancel_refused",
+        "_cancel",
         "_job",
         "_live",
         "_news",
@@ -94,8 +94,7 @@ class _PollingChild:
         self._seen: Reading | None = None
         self._away = False
         self._news = False
-        self._cancel_agreed = False
-        self._cancel_refused = False
+        self._cancel = Cancelling(live, tools)
 
     async def poll_until_end(self, nursery: trio.CancelScope) -> None:
         """The polling child. Its end is the task's: it cancels the nursery, and with it the heartbeat child."""
@@ -108,9 +107,7 @@ class _PollingChild:
             while True:
                 if not self._news:  # else the answer is here, and nobody is asked
                     await self._wait_at_gate()
-                if live.task.cancel_reason is not None and live.task.fetching is None:
-                    await self._ask_to_cancel()
-                decision = await self._ask()
+                decision = await self._cancel_first() or await self._ask()
                 if isinstance(decision, End):
                     live.outcome = decision.outcome
                     nursery.cancel()
@@ -175,8 +172,8 @@ class _PollingChild:
         turn_at = live.gate.polls.turn(trio.current_time())
         while (wait_s := turn_at - trio.current_time()) > 0:
             await live.alarm.sleep(wait_s)
-            if live.task.cancel_reason is not None:
-                await self._ask_to_cancel()
+            if not live.algorithm.provider.cancel_deletes:
+                await self._cancel.ask(self._poller.failures)
 
     async def _wait_for_breaker(self) -> None:
         """Wait while the provider is away, but for those who ask whether it is back."""
@@ -199,9 +196,9 @@ class _PollingChild:
         if live.task.cancel_reason is not None:
             with trio.move_on_after(LAST_CANCEL_S):
                 await self._cancel_surely()
-            if self._cancel_agreed and await self._ends_now():
+            if self._cancel.agreed and await self._ends_now():
                 return
-        live.outcome = TimedOut(after_s=live.task.deadline_s, cancelled=self._cancel_agreed)
+        live.outcome = TimedOut(after_s=live.task.deadline_s, cancelled=self._cancel.agreed)
 
     async def _ends_now(self) -> bool:
         """Ask once more; True when the job is over and its result in hand."""
@@ -225,11 +222,24 @@ class _PollingChild:
         """Ask until the provider agrees or refuses."""
         live, errors = self._live, 0
         while True:
-            await self._ask_to_cancel()
-            if self._cancel_agreed or self._cancel_refused:
+            await self._cancel.ask(self._poller.failures)
+            if self._cancel.agreed or self._cancel.refused:
                 return
             errors += 1
             await live.alarm.sleep(error_wait_s(live.algorithm.rhythm.every_s, errors, None, self._tools.dice()))
+
+    async def _cancel_first(self) -> Ask | End | None:
+        """Ask for a cancel, where one is wanted. What a poll said, if one had to come before and it says enough."""
+        live = self._live
+        if not self._cancel.wanted:
+            return None
+        if live.algorithm.provider.cancel_deletes:
+            # A result that is there already is to be had before the cancel removes it.
+            decision = await self._ask()
+            if isinstance(decision, End) or live.task.fetching is not None or self._poller.last_error:
+                return decision
+        await self._cancel.ask(self._poller.failures)
+        return None
 
     async def _ask(self) -> Ask | End:
         """Ask for the job's state, or, when it is over, for its result."""
@@ -255,6 +265,7 @@ class _PollingChild:
             return self._bad(exc)
         self._away = False
         self._note_good()
+        reading = self._cancel.seen(reading)
         if reading is not self._seen:
             self._observe(reading)
             self._seen = reading
@@ -263,7 +274,7 @@ class _PollingChild:
             # Jobs that were asked for together stay together: that makes the next request for many worth it.
             dice=tools.dice() if together is None else 0.5,
             cancel_reason=live.task.cancel_reason,
-            cancel_refused=self._cancel_refused,
+            cancel_refused=self._cancel.refused,
         )
         if isinstance(decision, Fetch):
             # On disk soon: a restart goes on from here, and need not hear of the end once more.
@@ -336,7 +347,7 @@ class _PollingChild:
     def _bad(self, error: ProviderError) -> Ask | End:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
-        cancelled = self._live.task.cancel_reason if self._cancel_agreed else None
+        cancelled = self._live.task.cancel_reason if self._cancel.agreed else None
         self._live.gate.failed(error)
         self._away = isinstance(error, Outage | Throttled) and error.retry_after_s is None
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
@@ -363,25 +374,3 @@ class _PollingChild:
         if task.status is not live.task.status or task.job is not live.task.job:
             tools.journal.note(task)
         live.change(task)
-
-    async def _ask_to_cancel(self) -> None:
-        """Ask until the provider agrees; what it then says about the job is the truth, not our wish."""
-        live = self._live
-        if self._cancel_agreed or self._cancel_refused or live.task.job is None or live.cancel_kept is None:
-            return
-        try:
-            if not live.cancel_kept:  # a crash would forget who had the job cancelled
-                await self._tools.journal.write(Save(live.task))
-                live.cancel_kept = True
-            self._cancel_agreed = await live.algorithm.provider.cancel(live.task.job)
-        except StoreUnavailable:
-            return
-        except ProviderError as exc:
-            live.stumble(exc, self._poller.failures)
-            return
-        self._cancel_refused = not self._cancel_agreed
-        if self._cancel_refused:
-            log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
-            log.warning("{}: the provider does not cancel the job; it is minded to its own end", live.task.id)
-            note = "the provider does not cancel the job; it is minded to its own end"
-            live.change(msgspec.structs.replace(live.task, note=note))
