@@ -68,6 +68,7 @@ class StoreSection(msgspec.Struct, frozen=True, kw_only=True):
     keep_s: float
     keep_count: int
     max_inline_bytes: int
+    max_asset_bytes: int
 
 
 class HeartbeatsSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +209,7 @@ class _Reader:
             keep_s=table.duration("keep_for", 30 * 86400.0, at_least_s=60.0),
             keep_count=table.integer("keep_count", 1_000_000, at_least=1),
             max_inline_bytes=table.size("max_inline", 256 << 10, at_least=1024),
+            max_asset_bytes=table.size("max_asset", 1 << 30, at_least=1024),
         )
         table.close()
         return section

@@ -40,6 +40,7 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int | None
     creates_per_s: float | None
     polls_per_s: float | None
+    assets: str
     on_timeout: str
     on_unknown: str
 
@@ -81,6 +82,7 @@ class AlgorithmsReader:
         in_flight = table.integer("in_flight", caps.in_flight or 0) or None
         creates_per_s = table.rate("create_rate", caps.creates_per_s)
         polls_per_s = table.rate("poll_rate", caps.polls_per_s)
+        assets = table.choice("assets", "leave", ("leave", "save"))
         on_timeout = table.choice("on_timeout", "leave", ("leave", "cancel"))
         on_unknown = table.choice("on_unknown", "ask", ("ask", "retry"))
         rhythm = _rhythm(table, recipe)
@@ -91,6 +93,8 @@ class AlgorithmsReader:
             table.wrong("base", f'expected a URL such as "https://api.example.com", got "{base}"')
         if recipe.secret_required and "secret" not in table:
             table.wrong("secret", f'missing; recipe "{recipe.name}" needs it: ${{env:NAME}} or ${{credential:NAME}}')
+        if assets == "save" and recipe.assets is None:
+            table.wrong("assets", f'leave it out: recipe "{recipe.name}" names no files, see [assets] there')
         return AlgorithmSection(
             name=name,
             recipe=recipe,
@@ -105,6 +109,7 @@ class AlgorithmsReader:
             in_flight=in_flight,
             creates_per_s=creates_per_s,
             polls_per_s=polls_per_s,
+            assets=assets,
             on_timeout=on_timeout,
             on_unknown=on_unknown,
         )

@@ -39,6 +39,12 @@ class RecipeError(CrecheError):
         self.mistakes = mistakes
 
 
+class RecordingError(CrecheError):
+    """A file of recorded answers cannot be used; the message says what is wrong and where."""
+
+    code = "invalid_recording"
+
+
 class StartError(CrecheError):
     """The daemon cannot start: an address is taken, a store is in use, a folder is not writable."""
 

@@ -91,7 +91,7 @@ async def serve(
 ) -> None:
     """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up. Raises `StartError`."""
     clock = Clock(wall=outside.wall, uptime=outside.uptime)
-    upstreams = outside.make_upstreams(config.upstream, timetable := Timetable())
+    upstreams = outside.make_upstreams(config, timetable := Timetable())
     heartbeats = outside.make_heartbeats(config.heartbeats)
     async with outside.open_store(config.store) as (store, write, read), trio.open_nursery() as ground:
         journal = Journal(store, run_write=write, run_read=read)

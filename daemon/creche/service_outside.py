@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from creche.config import Config, HeartbeatsSection, StoreSection, UpstreamSection, load
+from creche.config import Config, HeartbeatsSection, StoreSection, load
 from creche.edges.front import Handle, Refuse, Upgrade
 from creche.engine.ports import Heartbeats
 from creche.engine.timetable import Timetable
@@ -69,9 +69,9 @@ class Outside:
         """The store, open. Raises `StartError`."""
         return open_store(section)
 
-    def make_upstreams(self, section: UpstreamSection, timetable: Timetable) -> Transports:
+    def make_upstreams(self, config: Config, timetable: Timetable) -> Transports:
         """What carries requests to providers. Raises `StartError`."""
-        return make_upstreams(section, os.environ, timetable)
+        return make_upstreams(config, os.environ, timetable)
 
     def make_heartbeats(self, section: HeartbeatsSection) -> Heartbeats | None:
         """Where beats are shown to others, if anywhere. Raises `StartError`."""

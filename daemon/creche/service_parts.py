@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 from loguru import logger
 
-from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection, UpstreamSection
+from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection
 from creche.config_algorithms import AlgorithmSection
 from creche.core.access import Access
 from creche.core.binding import Binding
@@ -22,14 +22,16 @@ from creche.edges.front import Front, Handle, Limits, Refuse, Upgrade
 from creche.edges.front_listening import adopt, open_tcp, open_unix, remove_unix
 from creche.edges.heartbeats_redis import RedisHeartbeats
 from creche.edges.http_provider import HttpProvider
+from creche.edges.store_results import asset_folder
 from creche.edges.store_sqlite import SqliteStore
 from creche.edges.upstream import Upstream
+from creche.edges.upstream_assets import AssetFiles, FindProxy
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Sends, Settings, Upstreams
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal, RunSync
 from creche.engine.live import Algorithm
-from creche.engine.ports import Store
+from creche.engine.ports import AssetSaver, Store
 from creche.engine.timetable import Timetable
 from creche.errors import StartError, StoreUnavailable
 
@@ -48,6 +50,9 @@ class Transports(Protocol):
     def get(self, proxy: str | None, *, http2: bool) -> Sends:
         """The transport for these settings."""
 
+    def saver(self, proxy: str | None) -> AssetSaver | None:
+        """What saves the files of results."""
+
     def keep_only(self, used: Iterable[Settings]) -> None:
         """Close what other settings had made, each connection as its request ends."""
 
@@ -56,7 +61,7 @@ class Transports(Protocol):
 
 
 class Threads:
-    """The store's two threads: one writes, one reads, each one function at a time."""
+    """Two threads for the disk: one writes, one reads, each one function at a time."""
 
     def __init__(self) -> None:
         self._writer = trio.CapacityLimiter(1)
@@ -187,8 +192,9 @@ def make_heartbeats(section: HeartbeatsSection) -> RedisHeartbeats | None:
         raise StartError(f"[heartbeats] url: {exc}") from None
 
 
-def make_upstreams(section: UpstreamSection, environ: Mapping[str, str], timetable: Timetable) -> Upstreams:
+def make_upstreams(config: Config, environ: Mapping[str, str], timetable: Timetable) -> Upstreams:
     """The transports to all providers; `environ` names proxies. Raises `StartError`."""
+    section, store, files = config.upstream, config.store, Threads()
     context = None
     make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
     if section.ca_file is not None:
@@ -209,13 +215,22 @@ def make_upstreams(section: UpstreamSection, environ: Mapping[str, str], timetab
             make_context=make_context,
         )
 
+    def make_saver(find_proxy: FindProxy) -> AssetFiles:
+        return AssetFiles(
+            asset_folder(store.path),
+            max_bytes=store.max_asset_bytes,
+            run=files.write,
+            make_context=make_context,
+            find_proxy=find_proxy,
+        )
+
     direct = Upstream(
         connections_per_origin=section.connections,
         max_body_bytes=section.max_answer_bytes,
         ssl_context=context,
         timetable=timetable,
     )
-    return Upstreams(direct, make, environ)
+    return Upstreams(direct, make, make_saver, environ)
 
 
 def algorithms_of(config: Config, upstreams: Transports) -> dict[str, Algorithm]:
@@ -246,6 +261,7 @@ def _algorithm(section: AlgorithmSection, upstreams: Transports) -> Algorithm:
         creates_per_s=section.creates_per_s,
         polls_per_s=section.polls_per_s,
         deadline_s=section.deadline_s,
+        saver=upstreams.saver(proxy) if section.assets == "save" else None,
         on_timeout=section.on_timeout,
         on_unknown=section.on_unknown,
     )

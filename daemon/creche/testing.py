@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 import msgspec
 import trio
 
+from creche.core import exchange
+from creche.core.assets import urls_in
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task, set_apart
 from creche.core.way import Repeat, Way
@@ -320,6 +322,11 @@ class FakeProvider:
         """The next step of `fetch`."""
         self._note("fetch", job.id)
         return await _play(self._fetch, msgspec.structs.replace(reading, to_fetch=False), job, reading)
+
+    def assets_of(self, job: Job, reading: Reading) -> Sequence[exchange.Call]:
+        """Whatever URLs the result has."""
+        self._note("assets_of", job.id)
+        return [exchange.Call(method="GET", url=url) for url in urls_in(reading.result, ("",))]
 
     async def cancel(self, job: Job) -> bool:
         """The next step of `cancel`."""

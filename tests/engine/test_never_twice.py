@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from creche.core.exchange import Call
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Succeeded, Task
@@ -144,6 +145,9 @@ class Ledger:
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         await self._io()
         return msgspec.structs.replace(reading, to_fetch=False, result=msgspec.Raw(f'"{job.id}"'.encode()))
+
+    def assets_of(self, _job: Job, _reading: Reading) -> list[Call]:
+        return []
 
     async def cancel(self, job: Job) -> bool:
         await self._io()

@@ -114,6 +114,9 @@ class Wire:
         """The same for all settings."""
         return self
 
+    def saver(self, _proxy: str | None) -> None:
+        """As `Transports.saver`: no files are saved here."""
+
     def keep_only(self, used: Iterable[Settings]) -> None:
         """Nothing to close."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from creche.config import Config, HeartbeatsSection, StoreSection, UpstreamSection, load
+from creche.config import Config, HeartbeatsSection, StoreSection, load
 from creche.core.exchange import Peer, Request, Response
 from creche.edges.front import Handle, Refuse, Upgrade
 from creche.edges.store_sqlite import SqliteStore
@@ -269,7 +269,7 @@ class Life(Outside):
         if self.dead:
             await trio.sleep_forever()
 
-    def make_upstreams(self, section: UpstreamSection, timetable: Timetable) -> Transports:  # noqa: ARG002
+    def make_upstreams(self, config: Config, timetable: Timetable) -> Transports:  # noqa: ARG002
         return self.wire
 
     def make_heartbeats(self, section: HeartbeatsSection) -> Heartbeats | None:  # noqa: ARG002

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from creche.core.answers import Answers
+from creche.core.assets import urls_in
 from creche.core.calls import Calls
 from creche.core.classify import AWAY, CREDENTIALS, is_refusal
 from creche.core.envelope import Verdict
@@ -37,12 +38,14 @@ from creche.core.reading import (
 from creche.core.recipe import Recipe
 from creche.core.recipe_steps import CreateStep, FetchStep
 from creche.core.task import Job, Task
-from creche.core.template import MissingValue
+from creche.core.template import MissingValue, fill_url
 from creche.core.way import Way
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, CredentialsRefused, Throttled
 
 EXISTS_BYTES = 4096
 """How much of a refusal is searched for the words that there is a job already."""
+
+FILE_HEADERS = (("Accept", "*/*"), ("User-Agent", "creche"))
 
 JOB_LIMIT = 2000
 """Characters of a job's id that are taken from a provider: it stands in every record and log line of its task."""
@@ -223,6 +226,19 @@ class Binding:
                 return _as_file(answer)
         check_body(answer, self.redaction)
         return raw_at(answer.body, step.result)
+
+    def asset_calls(self, job: Job, reading: Reading) -> list[Call]:
+        """The requests for the files of a result. Raises `AnswerError`."""
+        assets = self.recipe.assets
+        if assets is None:
+            return []
+        urls = urls_in(reading.result, assets.urls)
+        if assets.url:
+            try:
+                urls = [fill_url(assets.url, self.calls.names(job=job))]
+            except MissingValue as exc:
+                raise AnswerError(f'the file needs "{exc.args[0]}", which no answer of the provider named') from exc
+        return [self.calls.at(self.calls.whole(url), "GET", list(FILE_HEADERS)) for url in urls]
 
     # -- cancel --
 

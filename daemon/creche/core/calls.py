@@ -114,8 +114,11 @@ class Calls:
             body, media_type = ENCODINGS[step.encoding](tree)
             if not any(name.lower() == "content-type" for name, _ in headers):
                 headers.append(("Content-Type", media_type))
-        url = fill_url(target or step.url, names)
-        return self.at(self.base + url if url.startswith("/") else url, step.method, headers, body)
+        return self.at(self.whole(fill_url(target or step.url, names)), step.method, headers, body)
+
+    def whole(self, url: str) -> str:
+        """A path below `base` as a URL."""
+        return self.base + url if url.startswith("/") else url
 
     def at(self, url: str, method: str, headers: list[tuple[str, str]], body: bytes | None = None) -> Call:
         """A request at a URL, with the credential if that is the provider's own. Raises `AnswerError`."""

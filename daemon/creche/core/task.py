@@ -18,6 +18,7 @@ from typing import assert_never
 
 import msgspec
 
+from creche.core.assets import Asset
 from creche.core.reading import Reading
 
 
@@ -80,12 +81,14 @@ class ResultFile(msgspec.Struct, frozen=True):
 
 class Succeeded(msgspec.Struct, frozen=True, tag_field="status", tag="succeeded"):
     """The provider's success, the result in hand. `result` is JSON as the provider gave it; `partial` where it
-    says so. With `file` the store has the result apart, and `result` is null.
+    says so. With `file` the store has the result apart, and `result` is null. `assets` are its files, where these are
+    saved.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     partial: bool = False
     file: ResultFile | None = None
+    assets: tuple[Asset, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="status", tag="failed"):
@@ -297,7 +300,7 @@ def set_apart(task: Task, max_inline: int) -> tuple[Task, bytes | None]:
         return task, None
     result = bytes(outcome.result)
     file = ResultFile(len(result), hashlib.sha256(result).hexdigest())
-    return _replace(task, outcome=Succeeded(partial=outcome.partial, file=file)), result
+    return _replace(task, outcome=Succeeded(partial=outcome.partial, file=file, assets=outcome.assets)), result
 
 
 def settle(task: Task, outcome: Outcome, now: float) -> Task:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from creche.core.assets import Asset
 from creche.core.document import parse_duration, suggestion
 from creche.core.exchange import Response
 from creche.core.task import Cancelled, Failed, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
@@ -87,7 +88,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A task as clients see it. Fields without a value are left out.
 
     `result` (and `partial`) come with `succeeded`, or instead `result_file` when it is large: `GET …/result` has it
-    then; `reason` and `message` with every other end. `condition`,
+    then; `assets` are its files, where they are saved; `reason` and `message` with every other end. `condition`,
     `failures`,
     `last_error` and `heartbeat_at` are there while a child minds the task.
     """
@@ -99,6 +100,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     message: str | None = None
     result: msgspec.Raw | None = None
     result_file: ResultFile | None = None
+    assets: tuple[Asset, ...] = ()
     partial: bool = False
     progress: float | None = None
     job: JobOut | None = None
@@ -342,6 +344,7 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) 
         message=message or None,
         result=result if file is None else None,
         result_file=file,
+        assets=task.outcome.assets if isinstance(task.outcome, Succeeded) else (),
         partial=partial,
         progress=task.progress,
         job=None if job is None else JobOut(job.id, utc(job.since), task.provider_status),

@@ -115,6 +115,11 @@ class HttpProvider:
             return msgspec.structs.replace(reading, to_fetch=False)
         return self._binding.read_fetch(await self._ask(call), reading)
 
+    def assets_of(self, job: Job, reading: Reading) -> list[Call]:
+        """As `Provider.assets_of`."""
+        merged = Job(job.id, {**job.keep, **reading.keep}, job.since)
+        return self._fresh().asset_calls(merged, reading)
+
     async def cancel(self, job: Job) -> bool:
         """As `Provider.cancel`. A provider that has no cancel refuses."""
         call = self._fresh().cancel_call(job)

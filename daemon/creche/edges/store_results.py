@@ -7,16 +7,24 @@ result's JSON.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER_SUFFIX = ".results"
+ASSETS_SUFFIX = ".assets"
+
+
+def asset_folder(path: Path) -> Path:
+    """Where the files of the results lie of the store `path`, each task's in a folder with its id."""
+    return path.with_name(path.name + ASSETS_SUFFIX)
 
 
 class ResultFiles:
     """The files beside the store's file `path`. Methods raise OSError."""
 
     def __init__(self, path: Path) -> None:
+        self.assets = asset_folder(path)
         self.folder = path.with_name(path.name + FOLDER_SUFFIX)
 
     def write(self, task_id: str, result: bytes) -> None:
@@ -53,6 +61,21 @@ class ResultFiles:
         """Remove files; one that is not there is nothing."""
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
+
+    def keep_assets_only(self, task_ids: Iterable[str]) -> None:
+        """Remove the files of all other tasks."""
+        try:
+            there = [path.name for path in self.assets.iterdir()]
+        except FileNotFoundError:
+            return
+        self.remove_assets(frozenset(there).difference(task_ids))
+
+    def remove_assets(self, task_ids: Iterable[str]) -> None:
+        """Remove the files of some tasks; where there are none it is nothing."""
+        for task_id in task_ids:
+            folder = self.assets / task_id
+            if folder.is_dir():
+                shutil.rmtree(folder)
 
     def _entries(self) -> list[str]:
         try:

@@ -34,7 +34,7 @@ _DECODER = msgspec.json.Decoder(Task)
 
 class SqliteStore:
     """`ports.Store` in the SQLite file `path`; next to it lie SQLite's own `-wal` and `-shm`, our `.lock`, and
-    `.results` with the results of more than `max_inline` bytes.
+    `.results` with the results of more than `max_inline` bytes; in `.assets` others put the files of results.
 
     `commit` and `prune` may run in one thread while another runs the reading methods; `open` and `close` in any, alone.
     A key is unique in the whole store, and free again once retention has removed its task.
@@ -80,6 +80,9 @@ class SqliteStore:
             )
         rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
         self._files.keep_only(task_id for (task_id,) in rows)
+        if self._files.assets.is_dir():
+            rows = self._reader.execute("SELECT id FROM tasks")
+            self._files.keep_assets_only(task_id for (task_id,) in rows)
 
     def close(self) -> None:
         """Close the file and free the lock; nothing written is lost. May be called twice."""
@@ -131,6 +134,8 @@ class SqliteStore:
                 db.execute("UPDATE store SET floor = ?", (doomed[-1][0],))
         with suppress(OSError):  # else the next start removes them
             self._files.remove(task_id for _, _, task_id, size in doomed if size is not None)
+            if self._files.assets.is_dir():
+                self._files.remove_assets(task_id for _, _, task_id, _ in doomed)
         return len(doomed)
 
     # -- reading -------------------------------------------------------------------------------------

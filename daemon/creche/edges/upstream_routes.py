@@ -9,6 +9,7 @@ from typing import Protocol
 from creche.core.exchange import Answer, Call, Prepared
 from creche.core.proxies import ENVIRONMENT, EnvironmentProxies
 from creche.edges.upstream import Upstream
+from creche.edges.upstream_assets import AssetFiles, FindProxy
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_request import locate
 
@@ -28,12 +29,18 @@ class Upstreams:
     """The transports that are in use. `make` makes one more; the same settings share one.
 
     `direct` carries what needs neither a proxy nor HTTP/2, and calls to hosts that the environment names no proxy for.
+    `make_saver` makes what saves files.
     """
 
     def __init__(
-        self, direct: Upstream, make: Callable[[str | None, bool], HttpxUpstream], environ: Mapping[str, str]
+        self,
+        direct: Upstream,
+        make: Callable[[str | None, bool], HttpxUpstream],
+        make_saver: Callable[[FindProxy], AssetFiles],
+        environ: Mapping[str, str],
     ) -> None:
         self.direct = direct
+        self._make_saver = make_saver
         self._make = make
         self._environment = EnvironmentProxies(environ)
         self._made: dict[Settings, HttpxUpstream] = {}
@@ -48,6 +55,12 @@ class Upstreams:
         if (proxy, http2) not in self._made:
             self._made[proxy, http2] = self._make(proxy, http2)
         return self._made[proxy, http2]
+
+    def saver(self, proxy: str | None) -> AssetFiles:
+        """What saves files, by the same proxy as all else."""
+        if proxy == ENVIRONMENT:
+            return self._make_saver(self._environment.find)
+        return self._make_saver(lambda _scheme, _host, _port: proxy)
 
     def keep_only(self, used: Iterable[Settings]) -> None:
         """Close what other settings had made, each connection as its request ends."""

@@ -13,6 +13,7 @@ import msgspec
 
 from creche.core import task as rules
 from creche.core.document import suggestion
+from creche.core.exchange import Call
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
@@ -127,6 +128,9 @@ class _NotConfigured:
 
     async def fetch(self, _: Job, __: Reading) -> Reading:
         self._refuse()
+
+    def assets_of(self, _: Job, __: Reading) -> Sequence[Call]:
+        return ()
 
     async def cancel(self, _: Job) -> bool:
         self._refuse()

@@ -15,7 +15,7 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import error_wait_s, outcome_of
+from creche.core.polling import End, error_wait_s, outcome_of
 from creche.core.reading import Reading
 from creche.core.reconcile import Create, Doubt, Finish, LookUp, Park, Step
 from creche.core.task import Failed, Job, Outcome, Status
@@ -230,7 +230,11 @@ class _Creation:
         await tools.journal.save_surely(lambda: live.task)
         if reading.status.running or reading.to_fetch:
             return None
-        return outcome_of(reading, live.task.cancel_reason)
+        outcome = outcome_of(reading, live.task.cancel_reason)
+        if live.saves(End(outcome)):
+            live.change(msgspec.structs.replace(live.task, fetching=reading))
+            return None
+        return outcome
 
     async def _park(self, note: str) -> None:
         """Leave the decision to a person."""

@@ -12,15 +12,15 @@ import trio
 from loguru import logger
 
 from creche.core.histogram import Histogram
-from creche.core.polling import CONDITIONS, Rhythm
+from creche.core.polling import CONDITIONS, Decision, End, Rhythm
 from creche.core.reconcile import Doubt, Policy, Step, next_step
-from creche.core.task import Outcome, Task
+from creche.core.task import Outcome, Succeeded, Task
 from creche.core.wire import Live
 from creche.engine.clock import Clock
 from creche.engine.feed import Updates
 from creche.engine.gate import Gate
 from creche.engine.journal import Journal
-from creche.engine.ports import Provider
+from creche.engine.ports import AssetSaver, Provider
 from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
@@ -37,7 +37,7 @@ class CutOff(Exception):
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine knows of an algorithm. `on_unknown`: "ask" a person, or "retry" the create; `on_timeout`:
-    see §5.6.
+    "leave" the job, or "cancel" it. `saver` saves the files of results, where that is wanted.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
     creates_per_s: float | None = None
     polls_per_s: float | None = None
     deadline_s: float = 3600.0
+    saver: AssetSaver | None = None
     on_timeout: str = "leave"
     on_unknown: str = "ask"
 
@@ -142,6 +143,11 @@ class LiveTask:
     def next_step(self, doubt: Doubt | None = None) -> Step:
         """What is to be done next about the task."""
         return next_step(self.task, self.algorithm.policy, self._tools.wall(), doubt)
+
+    def saves(self, decision: Decision) -> bool:
+        """Whether this is a success whose files are to be saved."""
+        ends_well = isinstance(decision, End) and isinstance(decision.outcome, Succeeded)
+        return ends_well and self.algorithm.saver is not None
 
     async def uncut(self, request: Callable[[], Awaitable[T]]) -> T:
         """One request to the provider, shielded: cut in the middle, what it did or brought would be lost.

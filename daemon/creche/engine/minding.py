@@ -10,11 +10,13 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.polling import attributed
-from creche.core.task import IllegalMove, ServerFailed, Succeeded
+from creche.core.polling import End, attributed, outcome_of
+from creche.core.reading import JobStatus, Reading
+from creche.core.task import IllegalMove, Outcome, ServerFailed
 from creche.engine.journal import RETRY_EVERY_S
 from creche.engine.live import LiveTask, Tools
 from creche.engine.ports import Written
+from creche.engine.saving import save_assets
 from creche.engine.task_run import run_task
 from creche.errors import StoreUnavailable
 
@@ -64,7 +66,7 @@ async def _run(live: LiveTask, tools: Tools) -> Exception | None:
     return fault
 
 
-async def _take_left_result(live: LiveTask, tools: Tools) -> Succeeded:
+async def _take_left_result(live: LiveTask, tools: Tools) -> Outcome:
     """The result that came before the crash: perhaps the provider would not give it out again."""
     while True:
         try:
@@ -74,7 +76,11 @@ async def _take_left_result(live: LiveTask, tools: Tools) -> Succeeded:
             continue
         assert result is not None, "the store said that it is there"  # noqa: S101
         partial = live.task.fetching is not None and live.task.fetching.partial
-        return Succeeded(result=msgspec.Raw(result), partial=partial)
+        reading = Reading(status=JobStatus.SUCCEEDED, result=msgspec.Raw(result), partial=partial)
+        outcome = outcome_of(reading, None)
+        if live.task.job is None or not live.saves(End(outcome)):
+            return outcome
+        return await save_assets(live, tools, live.task.job, reading)  # what was saved before is not asked for again
 
 
 async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Written], None]) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from creche.core.assets import Asset
+from creche.core.exchange import Call
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.way import Way
@@ -154,6 +156,18 @@ class Heartbeats(Protocol):
         """Close the connection. Keys of live tasks stay and tell the truth: their time no longer moves."""
 
 
+class AssetSaver(Protocol):
+    """Saves files of results."""
+
+    async def save(self, task_id: str, number: int, call: Call) -> Asset:
+        """Ask for a task's file and save it; the `number` tells the task's files apart. One that was saved before is
+        not asked for again.
+
+        Raises `Outage` where another attempt may help, `AnswerError` where not. Bounded in time. Cancelled: nothing
+        half-done stays.
+        """
+
+
 class Poll(Protocol):
     """The standing question about one job. One question at a time; whatever is the same for all is done once.
 
@@ -235,6 +249,12 @@ class Provider(Protocol):
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
         """Bring the result of a job that ended well; the reading returned has it, or is a failure."""
+
+    def assets_of(self, job: Job, reading: Reading) -> Sequence[Call]:
+        """The requests for the files that belong to a result, by GET; what is answered to them is the file.
+
+        Raises `AnswerError` for one that must not be sent.
+        """
 
     async def cancel(self, job: Job) -> bool:
         """Ask the provider to end the job; True when it agreed (or the job had ended), False when it refused."""

@@ -26,6 +26,7 @@ from creche.engine.cancelling import Cancelling
 from creche.engine.create import create_job
 from creche.engine.live import Algorithm, CutOff, LiveTask, Tools
 from creche.engine.ports import Poll
+from creche.engine.saving import save_assets, without_assets
 from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
 
 LAST_POLL_S = 10.0
@@ -186,6 +187,9 @@ class _PollingChild:
         live = self._live
         if await self._ends_now():
             return
+        if live.task.fetching is not None and not live.task.fetching.to_fetch:
+            live.outcome = without_assets(live.task.fetching, "not to be had before the deadline")
+            return
         if live.task.fetching is not None:
             why = live.last_error or "no answer"
             live.outcome = Failed(reason="result_refused", message=f"not to be had before the deadline: {why}")
@@ -276,6 +280,8 @@ class _PollingChild:
             cancel_reason=live.task.cancel_reason,
             cancel_refused=self._cancel.refused,
         )
+        if live.saves(decision):
+            decision = Fetch(reading)
         if isinstance(decision, Fetch):
             # On disk soon: a restart goes on from here, and need not hear of the end once more.
             live.change(msgspec.structs.replace(live.task, fetching=decision.reading))
@@ -325,7 +331,9 @@ class _PollingChild:
         assert job is not None, "as above"  # noqa: S101
         provider = live.algorithm.provider
         try:
-            if provider.given_once:
+            if not reading.to_fetch:
+                complete = reading
+            elif provider.given_once:
                 complete = await live.uncut(lambda: provider.fetch(job, reading))
             else:
                 complete = await provider.fetch(job, reading)
@@ -342,7 +350,13 @@ class _PollingChild:
                 return End(Failed(reason="result_refused", message=str(exc)))
             return End(outcome_of(reading, live.task.cancel_reason))
         live.recover()
-        return End(outcome_of(complete, live.task.cancel_reason))
+        ended = End(outcome_of(complete, live.task.cancel_reason))
+        if not live.saves(ended):
+            return ended
+        # The result is in hand, and on disk soon; whatever becomes of its files.
+        live.change(msgspec.structs.replace(live.task, fetching=complete))
+        self._tools.journal.note(live.task)
+        return End(await save_assets(live, self._tools, job, complete))
 
     def _bad(self, error: ProviderError) -> Ask | End:
         job = self._live.task.job

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
 import pytest
 import trio
@@ -10,6 +12,7 @@ import trio.testing
 from creche.core.exchange import Call
 from creche.core.proxies import ENVIRONMENT
 from creche.edges.upstream import Upstream
+from creche.edges.upstream_assets import AssetFiles, FindProxy
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Settings, Upstreams
 from creche.engine.timetable import Timetable
@@ -23,12 +26,27 @@ class Made:
     def __init__(self, environ: dict[str, str] | None = None) -> None:
         self.direct = Upstream(timetable=Timetable())
         self.all: dict[Settings, HttpxUpstream] = {}
-        self.upstreams = Upstreams(self.direct, self._make, environ or {})
+        self.proxies: list[FindProxy] = []
+        self.upstreams = Upstreams(self.direct, self._make, self._make_saver, environ or {})
+
+    def _make_saver(self, find_proxy: FindProxy) -> AssetFiles:
+        self.proxies.append(find_proxy)
+        return AssetFiles(Path("nowhere"), max_bytes=1, run=trio.to_thread.run_sync, find_proxy=find_proxy)
 
     def _make(self, proxy: str | None, http2: bool) -> HttpxUpstream:  # noqa: FBT001 - as Upstreams has it
         assert (proxy, http2) not in self.all, "made twice"
         made = self.all[proxy, http2] = HttpxUpstream(proxy=proxy, http2=http2)
         return made
+
+
+def test_files_go_by_the_same_proxy() -> None:
+    """What saves files asks the algorithm's proxy, or the one that the environment names for the host."""
+    made = Made({"https_proxy": "http://p:3128", "no_proxy": "near.example"})
+    for proxy in (None, "http://own:8080", ENVIRONMENT):
+        made.upstreams.saver(proxy)
+    hosts = ("far.example", "near.example")
+    found = [[find("https", host, 443) for host in hosts] for find in made.proxies]
+    assert found == [[None, None], ["http://own:8080"] * 2, ["http://p:3128", None]]
 
 
 async def test_the_same_settings_share_one_transport() -> None:
