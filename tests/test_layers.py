@@ -21,12 +21,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": {"errors"},
     "engine": {"core", "errors"},
     "edges": {"engine", "core", "errors"},
-    "config": {"core", "errors"},
+    "config": {"plugin", "core", "errors"},
     "client": {"core.wire", "errors"},
     "simulator": {"core", "errors"},
-    "testing": {"engine", "core", "errors"},
-    "service": {"config", "edges", "engine", "core", "errors"},
-    "cli": {"service", "config", "client", "simulator", "edges", "engine", "core", "errors"},
+    "conformance": {"engine", "core", "errors"},
+    "testing": {"conformance", "engine", "core", "errors"},
+    "plugin": {"engine", "core", "errors"},
+    "service": {"config", "plugin", "edges", "engine", "core", "errors"},
+    "cli": {"service", "config", "client", "conformance", "simulator", "edges", "engine", "core", "errors"},
 }
 
 NETWORK = {

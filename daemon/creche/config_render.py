@@ -13,6 +13,7 @@ from creche.config import Config
 from creche.config_algorithms import AlgorithmSection
 from creche.config_values import Route, Secret, masked
 from creche.core.document import format_duration, format_rate, format_size
+from creche.plugin import Plugin
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -68,7 +69,7 @@ def tables(config: Config) -> Tables:
 def _algorithm(section: AlgorithmSection) -> dict[str, object]:
     rhythm = section.rhythm
     return {
-        "recipe": section.recipe_source,
+        **({"plugin": section.source} if isinstance(section.kind, Plugin) else {"recipe": section.source}),
         "base": masked(section.base),
         "params": dict(section.params),
         "secret": _written(section.secret),

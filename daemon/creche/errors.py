@@ -39,6 +39,12 @@ class RecipeError(CrecheError):
         self.mistakes = mistakes
 
 
+class PluginError(CrecheError):
+    """A plug-in cannot be used: it is not installed, or its package is broken."""
+
+    code = "invalid_plugin"
+
+
 class RecordingError(CrecheError):
     """A file of recorded answers cannot be used; the message says what is wrong and where."""
 

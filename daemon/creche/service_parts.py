@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,9 +19,12 @@ from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection
 from creche.config_algorithms import AlgorithmSection
 from creche.core.access import Access
 from creche.core.binding import Binding
+from creche.core.reading import Redaction
+from creche.core.recipe import Recipe
 from creche.edges.front import Front, Handle, Limits, Refuse, Upgrade
 from creche.edges.front_listening import adopt, open_tcp, open_unix, remove_unix
 from creche.edges.heartbeats_redis import RedisHeartbeats
+from creche.edges.http_asking import Asking
 from creche.edges.http_provider import HttpProvider
 from creche.edges.store_results import asset_folder
 from creche.edges.store_sqlite import SqliteStore
@@ -31,9 +35,10 @@ from creche.edges.upstream_routes import Sends, Settings, Upstreams
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal, RunSync
 from creche.engine.live import Algorithm
-from creche.engine.ports import AssetSaver, Store
+from creche.engine.ports import AssetSaver, Provider, Store
 from creche.engine.timetable import Timetable
 from creche.errors import StartError, StoreUnavailable
+from creche.plugin import Settings as PluginSettings
 
 T = TypeVar("T")
 
@@ -252,10 +257,9 @@ def _algorithm(section: AlgorithmSection, upstreams: Transports) -> Algorithm:
     proxy, http2 = _settings(section)
     upstream = upstreams.get(proxy, http2=http2)
     secret = section.secret.reveal() if section.secret is not None else None
-    binding = Binding(section.recipe, base=section.base, params=section.params, secret=secret)
     return Algorithm(
         name=section.name,
-        provider=HttpProvider(binding, upstream, timeout_s=section.timeout_s),
+        provider=_provider(section, upstream, secret),
         rhythm=section.rhythm,
         in_flight=section.in_flight,
         creates_per_s=section.creates_per_s,
@@ -265,6 +269,16 @@ def _algorithm(section: AlgorithmSection, upstreams: Transports) -> Algorithm:
         on_timeout=section.on_timeout,
         on_unknown=section.on_unknown,
     )
+
+
+def _provider(section: AlgorithmSection, upstream: Sends, secret: str | None) -> Provider:
+    if isinstance(section.kind, Recipe):
+        binding = Binding(section.kind, base=section.base, params=section.params, secret=secret)
+        return HttpProvider(binding, upstream, timeout_s=section.timeout_s)
+    redaction = Redaction(secret)
+    http = Asking(upstream, lambda: redaction, timeout_s=section.timeout_s)
+    settings = PluginSettings(base=section.base, params=section.params, secret=secret, http=http, wall=time.time)
+    return section.kind.make(settings)
 
 
 def flatten(error: BaseException) -> Iterator[Exception]:

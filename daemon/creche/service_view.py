@@ -115,11 +115,11 @@ class View:
             rows.append(
                 wire.AlgorithmOut(
                     name=section.name,
-                    recipe=section.recipe.name,
-                    title=section.recipe.title,
+                    recipe=section.kind.name,
+                    title=section.kind.title,
                     base=section.base,
-                    can_create=section.recipe.create is not None,
-                    can_cancel=section.recipe.cancel is not None,
+                    can_create=section.kind.can_create,
+                    can_cancel=section.kind.can_cancel,
                     deadline_s=section.deadline_s,
                     poll_every_s=section.rhythm.every_s,
                     limit=section.in_flight,

@@ -1,5 +1,7 @@
 """Stand-ins for the world, in memory, for tests and simulation; nothing else imports this.
 
+Whoever writes a plug-in finds here the suite that every provider must pass: `checks`, over a `Recording`.
+
 `MemoryStore` runs through the same suite as the real stores, so what holds on it holds on them. Both are for one thread
 and for any clock, a mock one too.
 """
@@ -14,13 +16,30 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never
 import msgspec
 import trio
 
+from creche.conformance import SECRET, TOKEN, Check, FakeTransport, checks
 from creche.core import exchange
 from creche.core.assets import urls_in
 from creche.core.reading import JobStatus, Reading
+from creche.core.recording import Recording, load_recording
 from creche.core.task import Job, Task, set_apart
 from creche.core.way import Repeat, Way
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
+
+__all__ = [
+    "SECRET",
+    "TOKEN",
+    "Call",
+    "Check",
+    "FakeProvider",
+    "FakeTransport",
+    "MemoryStore",
+    "Recording",
+    "Standing",
+    "checks",
+    "load_recording",
+    "make_task",
+]
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from creche.conformance import SECRET, Check, FakeTransport, checks
 from creche.core.binding import Binding
 from creche.core.reading import JobStatus
 from creche.core.recipe import Recipe
 from creche.core.recording import Recording, load_recording
 from creche.edges.http_provider import HttpProvider
-from creche.testing_conformance import SECRET, Check, FakeTransport, checks
 from tests.recipes.conftest import NAMES, recipe_of
 
 FOLDER = Path(__file__).parent / "recordings"

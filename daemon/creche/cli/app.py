@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "serve": ("daemon", "Run the daemon."),
     "check": ("store", "Read the configuration and say what is in force, or all that is wrong."),
+    "recipes": ("recipes", "List, show, check and try recipes."),
     "backup": ("store", "Copy the store, while the daemon runs."),
     "simulate": ("daemon", "Run a provider to rehearse with."),
     "demo": ("demo", "Show it all at work on this machine, without an account anywhere."),

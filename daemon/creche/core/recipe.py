@@ -15,6 +15,7 @@ from creche.core import recipe_tables as tables
 from creche.core.document import Table
 from creche.core.envelope import Envelope
 from creche.core.jwt import Jwt
+from creche.core.polling import Rhythm
 from creche.core.recipe_steps import Assets, CancelStep, Caps, CreateStep, FetchStep, LookupStep, ManyStep, PollStep
 from creche.core.recipe_tables import Parameter
 from creche.core.recipe_values import as_day
@@ -50,6 +51,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     fetch: FetchStep | None
     assets: Assets | None
     cancel: CancelStep | None
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """How often to ask, where an algorithm does not say otherwise."""
+        step = self.poll
+        return Rhythm(
+            first_s=step.first_s, every_s=step.every_s, grow=step.grow, up_to_s=step.up_to_s, grace_s=step.grace_s
+        )
+
+    @property
+    def can_create(self) -> bool:
+        """Whether jobs can be made, and not only be attached to."""
+        return self.create is not None
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether jobs can be ended."""
+        return self.cancel is not None
+
+    @property
+    def names_files(self) -> bool:
+        """Whether it says which files belong to a result."""
+        return self.assets is not None
 
 
 def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:

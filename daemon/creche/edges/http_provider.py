@@ -1,19 +1,14 @@
 """Runs a recipe over a transport: the `Provider` behind every algorithm that a recipe describes.
 
-The transport raises httpx2's errors; here they become ours. What decides is whether a byte of the request can have
-reached the provider: where it cannot, a create is an `Outage`, else it is `CreateUncertain`.
+What a poll asks is written once; everything else when it is needed.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
-from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
 import trio
 
@@ -23,31 +18,11 @@ from creche.core.lookup import Search
 from creche.core.many import Many
 from creche.core.reading import Reading
 from creche.core.task import Job, Task
+from creche.edges.http_asking import ERRORS, Asking, Transport, failure
 from creche.engine.ports import Poll
-from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
-
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-_NEVER_SENT = (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.LocalProtocolError)
-_UNREADABLE = (httpx2.RemoteProtocolError, httpx2.DecodingError)
-_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
-_WORDS_LIMIT = 300
 
 MEMORY_BYTES = 4096
 """An answer to a poll that is larger is not kept to be compared with the next one."""
-
-
-class Transport(Protocol):
-    """Carries one request to its whole answer within `timeout_s` seconds, or raises one of httpx2's errors.
-
-    `ConnectError`, `ConnectTimeout` and `PoolTimeout` promise that no byte of the request was sent;
-    `RemoteProtocolError` and `DecodingError` say that an answer came which cannot be used. The errors' words are
-    shown to people.
-    """
-
-    async def send(self, call: Call, *, timeout_s: float) -> Answer: ...
-
-    def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
-        """The call, ready to be sent again and again. Raises for a call that can never be sent."""
 
 
 class HttpProvider:
@@ -62,6 +37,7 @@ class HttpProvider:
         self._wall = wall
         self._transport = transport
         self._timeout_s = timeout_s
+        self._http = Asking(transport, lambda: binding.redaction, timeout_s=timeout_s)
         self._many = Many(binding) if binding.recipe.many is not None else None
         self.way = binding.way
         recipe = binding.recipe
@@ -75,22 +51,13 @@ class HttpProvider:
     async def create(self, task: Task) -> Reading:
         """As `Provider.create`."""
         call = self._fresh().create_call(task)
-        try:
-            answer = await self._transport.send(call, timeout_s=self._timeout_s)
-        except _NOT_SENT as exc:
-            raise Outage(_describe(exc, call.url, self._binding)) from exc
-        except _NEVER_SENT as exc:
-            raise CreateRefused(_describe(exc, call.url, self._binding)) from exc
-        except httpx2.HTTPError as exc:
-            words = _describe(exc, call.url, self._binding)
-            raise CreateUncertain(words, answered=isinstance(exc, _UNREADABLE)) from exc
-        return self._binding.read_create(answer, task)
+        return self._binding.read_create(await self._http.create(call), task)
 
     async def find(self, task: Task) -> Reading | None:
         """As `Provider.find`. As many pages are asked for as it takes."""
         search = Search(self._fresh(), task)
         while search.call is not None:
-            search.take(await self._ask(search.call))
+            search.take(await self._http.ask(search.call))
         return search.result()
 
     def poll_of(self, job: Job) -> Poll:
@@ -104,7 +71,7 @@ class HttpProvider:
         inquiry = self._many.about(jobs)
         found: dict[str, Reading] = {}
         while inquiry.call is not None:
-            found |= inquiry.take(await self._ask(inquiry.call))
+            found |= inquiry.take(await self._http.ask(inquiry.call))
         return found
 
     async def fetch(self, job: Job, reading: Reading) -> Reading:
@@ -113,7 +80,7 @@ class HttpProvider:
         call = self._fresh().fetch_call(merged)
         if call is None:
             return msgspec.structs.replace(reading, to_fetch=False)
-        return self._binding.read_fetch(await self._ask(call), reading)
+        return self._binding.read_fetch(await self._http.ask(call), reading)
 
     def assets_of(self, job: Job, reading: Reading) -> list[Call]:
         """As `Provider.assets_of`."""
@@ -125,7 +92,7 @@ class HttpProvider:
         call = self._fresh().cancel_call(job)
         if call is None:
             return False
-        return self._binding.read_cancel(await self._ask(call))
+        return self._binding.read_cancel(await self._http.ask(call))
 
     def _fresh(self) -> Binding:
         """The binding, with a credential that is good."""
@@ -133,12 +100,6 @@ class HttpProvider:
         if calls.renew_at < math.inf and calls.renew_at <= (now := self._wall()):
             calls.renew(now)
         return self._binding
-
-    async def _ask(self, call: Call) -> Answer:
-        try:
-            return await self._transport.send(call, timeout_s=self._timeout_s)
-        except _ERRORS as exc:
-            raise _failure(exc, call.url, self._binding) from exc
 
 
 class _HttpPoll:
@@ -187,8 +148,8 @@ class _HttpPoll:
                 end = await self._ready().send()
             elif isinstance(end, Exception):
                 raise end
-        except _ERRORS as exc:
-            raise _failure(exc, self._url, self._binding) from exc
+        except ERRORS as exc:
+            raise failure(exc, self._url, self._binding.redaction) from exc
         return self._read(end)
 
     def repeat(self, done: Callable[[bool], None], *, step_s: float) -> bool:
@@ -239,28 +200,3 @@ class _HttpPoll:
             self._url, self._renew_at = call.url, self._binding.calls.renew_at
             prepared = self._prepared = self._transport.prepare(call, timeout_s=self._timeout_s)
         return prepared
-
-
-def _failure(error: Exception, url: str, binding: Binding) -> ProviderError:
-    """Of a question, which may be asked again."""
-    kind = AnswerError if isinstance(error, (*_NEVER_SENT, *_UNREADABLE)) else Outage
-    return kind(_describe(error, url, binding))
-
-
-def _describe(error: Exception, url: str, binding: Binding) -> str:
-    """In one line, redacted, with the origin at most: paths and queries of providers may hold secrets."""
-    words = str(error).partition("\n")[0] or "the request failed"
-    return binding.redaction.hide(_origin(url) + words, at_most=_WORDS_LIMIT)
-
-
-def _origin(url: str) -> str:
-    """Scheme, host and port as the beginning of a message; nothing for what has none, which may be anything."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return ""
-    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[a-z0-9._:-]{1,253}", host):
-        return ""
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}{f':{port}' if port is not None else ''}: "
