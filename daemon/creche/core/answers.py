@@ -153,10 +153,15 @@ class Answers:
             # A rule may read a success off the HTTP status of an answer that is no JSON.
             result=raw_at(answer.body, step.result) if succeeded and body is not None else msgspec.Raw(b"null"),
             partial=partial,
-            message="" if status.running or succeeded else error_text(body, step.error, redaction),
+            message="" if status.running or succeeded else self._message(answer, body),
             to_fetch=fetch is not None and status in fetch.after,
             ask_again_s=self._hint(step, answer, body),
         )
+
+    def _message(self, answer: Answer, body: Any) -> str:  # noqa: ANN401 - any JSON
+        """Why a job did not succeed; of an error answer there is always something to say."""
+        text = error_text(body, self._recipe.poll.error, self._calls.redaction)
+        return text or ("" if _is_good(answer) else self.complaint(answer))
 
     def _hint(self, step: PollStep, answer: Answer, body: Any) -> float | None:  # noqa: ANN401 - any JSON
         if step.retry_after is not None:
