@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read(shape: str, body: Any) -> None:  # noqa: ANN401 - any JSON
     reader: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     if hasattr(reader, "parse_obj") and not hasattr(reader, "model_validate"):
         reader.parse_obj(body)  # pydantic 1
-    elif hasattr(reader, "model_validate") or getattr(reader, "__module__", "") == "typing":
+    elif hasattr(reader, "model_validate") or typing.get_origin(reader) is not None:
         pydantic = importlib.import_module("pydantic")  # not every SDK has it
         pydantic.TypeAdapter(reader).validate_python(body)
     else:

@@ -108,9 +108,11 @@ class Binding:
         verdict = self._answers.verdict(answer)
         if step.repeat == "id" and _exists(step, answer):
             return Reading(status=JobStatus.WAITING, job=task.token)
+        if verdict is Verdict.CREDENTIALS:
+            raise CredentialsRefused(self._answers.complaint(answer), retry_after_s=hint_s)
         if answer.status in step.busy or verdict is Verdict.BUSY:
             raise Throttled(self._answers.complaint(answer), retry_after_s=hint_s)
-        if answer.status in CREDENTIALS or verdict is Verdict.CREDENTIALS:
+        if answer.status in CREDENTIALS:
             raise CredentialsRefused(self._answers.complaint(answer), retry_after_s=hint_s)
         if answer.status == 408 or answer.status >= 500:  # noqa: PLR2004 - request time-out
             away = answer.status in AWAY
