@@ -44,6 +44,6 @@ def test_an_openai_batch_is_only_missing_from_the_whole_list() -> None:
 def test_recipes_that_look_send_what_they_look_for() -> None:
     """The token is in the create's body or headers."""
     looking = [name for name in NAMES if binding_of(name).way.repeat == "lookup"]
-    assert looking == ["openai-batch"]
+    assert "openai-batch" in looking
     for name in looking:
         assert "tok" in str(binding_of(name).create_call(task_with({})))

@@ -48,6 +48,9 @@ class Search:
         """Look through the answer to `call`. Raises as `Provider.poll`."""
         call, self.call = self.call, None
         assert call is not None, "there was a request"  # noqa: S101 - a defect of the caller
+        if answer.status in self._step.empty:
+            self._complete = True
+            return
         self._binding.check_list(answer)
         items = self._items(answer)
         for item in items:

@@ -101,13 +101,14 @@ class LookupStep(ListStep, frozen=True, kw_only=True):
     """The list in which a job is looked for whose create may have arrived: the item whose `tag` is the task's token.
 
     Items come newest first; `created` is where they say when they were made. A job may be missing from the list for
-    `appears_within_s` after its create.
+    `appears_within_s` after its create. `empty`: HTTP statuses that mean an empty list.
     """
 
     tag: Source
     id: Source
     keep: Mapping[str, Source]
     created: str | None
+    empty: frozenset[int]
     appears_within_s: float
 
 

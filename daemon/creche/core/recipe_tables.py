@@ -189,6 +189,7 @@ def lookup(table: Table) -> LookupStep:
         id=table.value("id", None, as_source) or nowhere,
         keep=_sources(table.table("keep")),
         created=table.value("created", None, as_pointer),
+        empty=table.value("empty", frozenset(), as_http_statuses),
         appears_within_s=table.duration("appears_within", 30.0),
     )
     for key in ("tag", "id"):
