@@ -1,4 +1,4 @@
-"""Servers that others wrote, as child processes on loopback: BentoML, and Celery with Flower over a Valkey.
+"""Servers that others wrote, as child processes on loopback; here those that several tests use.
 
 Collected only where CRECHE_UPSTREAMS=1 says that their environments are there; `scripts/test-upstreams` makes those and
 then comes here.
@@ -15,7 +15,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +53,10 @@ class Reply(NamedTuple):
 MakeProvider = Callable[..., HttpProvider]
 
 
-def ask(url: str, *, method: str = "GET", body: object = None) -> Reply:
+def ask(url: str, *, method: str = "GET", body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
     """One request without any of our code. Raises OSError when nobody answers."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310 - loopback
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)  # noqa: S310 - loopback
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback
             status, raw = answer.status, answer.read()
@@ -70,14 +70,21 @@ def ask(url: str, *, method: str = "GET", body: object = None) -> Reply:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], log: Path, ready: Callable[[], bool], **environ: str) -> Iterator[None]:
+def running(
+    command: Sequence[str],
+    log: Path,
+    ready: Callable[[], bool],
+    environ: Mapping[str, str] | None = None,
+    *,
+    cwd: Path = HERE,
+) -> Iterator[None]:
     """A server, from its first good answer until the block ends; its output goes to `log`, which failures show."""
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOME": str(log.parent)}
     with log.open("wb") as output:
         server = subprocess.Popen(  # noqa: S603 - our own command
             command,
-            cwd=HERE,
-            env={"PATH": os.environ["PATH"], **quiet, **environ},
+            cwd=cwd,
+            env={"PATH": os.environ["PATH"], **quiet, **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -124,7 +131,7 @@ def bentoml_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [str(ENVIRONMENTS / "bentoml/bin/bentoml"), "serve", "bentoml_service:Trainer"]
     command += ["--working-dir", str(HERE), "--host", "127.0.0.1", "--port", str(port)]
     environ = {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
-    with running(command, folder / "log", lambda: ask(f"{url}/readyz").status == 200, **environ):
+    with running(command, folder / "log", lambda: ask(f"{url}/readyz").status == 200, environ):
         yield url
 
 
@@ -161,14 +168,13 @@ def flower_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             command,
             folder / "flower",
             lambda: ask(f"{url}/healthcheck").status == 200,
-            FLOWER_UNAUTHENTICATED_API="true",
-            **environ,
+            {"FLOWER_UNAUTHENTICATED_API": "true", **environ},
         )
         servers.enter_context(healthy)
         processes = [*worker, "-n", "processes@here", "-Q", "celery"]
-        servers.enter_context(running(processes, folder / "processes", working("celery"), **environ))
+        servers.enter_context(running(processes, folder / "processes", working("celery"), environ))
         threads = [*worker, "-n", "threads@here", "-Q", "threads", "--pool", "threads"]
-        servers.enter_context(running(threads, folder / "threads", working("threads"), **environ))
+        servers.enter_context(running(threads, folder / "threads", working("threads"), environ))
         yield url
 
 

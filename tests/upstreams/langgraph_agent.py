@@ -1,5 +1,9 @@
-"""An agent for the LangGraph server: it waits, then answers, or fails. No model is asked."""
+"""An agent for the LangGraph server: it waits, then answers, or fails. No model is asked.
 
+Runs in the environment of requirements-langgraph.txt, not in ours.
+"""
+
+# mypy: ignore-errors
 from __future__ import annotations
 
 import asyncio

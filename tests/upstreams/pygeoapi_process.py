@@ -1,5 +1,9 @@
-"""A process for pygeoapi: it waits, then answers, or fails."""
+"""A process for pygeoapi: it waits, then answers, or fails.
 
+Runs in the environment of requirements-pygeoapi.txt, not in ours.
+"""
+
+# mypy: ignore-errors
 from __future__ import annotations
 
 import time

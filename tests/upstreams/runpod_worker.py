@@ -1,5 +1,9 @@
-"""A RunPod worker: it waits, then answers, or fails."""
+"""A RunPod worker: it waits, then answers, or fails.
 
+Runs in the environment of requirements-runpod.txt, not in ours.
+"""
+
+# mypy: ignore-errors
 from __future__ import annotations
 
 import time
