@@ -60,7 +60,8 @@ class Unexpected(AssertionError):
 
 
 class FakeTransport:
-    """A provider's server, in memory: each request is answered with what was last set for it.
+    """A provider's server, in memory: each request is answered with what was last set for it. It is a recipe's
+    transport and a plug-in's `Http`.
 
     `calls` are all that were sent. Requests that nothing was set for raise `Unexpected`.
     """
@@ -84,6 +85,14 @@ class FakeTransport:
                 return answer
             differences.append(difference)
         raise Unexpected("; ".join(differences) or f"nothing is known of {call.method} {call.url}")
+
+    async def ask(self, call: Call) -> Answer:
+        """As `plugin.Http.ask`."""
+        return await self.send(call, timeout_s=1.0)
+
+    async def create(self, call: Call) -> Answer:
+        """As `plugin.Http.create`."""
+        return await self.send(call, timeout_s=1.0)
 
     def prepare(self, call: Call, *, timeout_s: float) -> Prepared:
         """As a transport does; every question is somebody's to wait for."""

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from creche.core.classify import error_of
 from creche.core.exchange import Answer, Call
 from creche.core.polling import Rhythm
-from creche.core.reading import JobStatus, Reading, Redaction
+from creche.core.reading import JobStatus, Reading, Redaction, retry_after_s
 from creche.core.recipe_steps import Caps
 from creche.core.recipe_tables import Parameter
 from creche.core.task import Job, Task
@@ -60,8 +61,10 @@ __all__ = [
     "Task",
     "Throttled",
     "Way",
+    "error_of",
     "find_plugin",
     "installed_plugins",
+    "retry_after_s",
 ]
 
 GROUP = "creche.providers"

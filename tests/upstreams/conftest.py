@@ -34,6 +34,7 @@ if os.environ.get("CRECHE_UPSTREAMS") != "1":
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent.parent / ".venvs"
+SERVICES = HERE / "services"
 RECIPES = Path(creche.__file__).parent / "recipes"
 
 START_S = 60.0

@@ -11,7 +11,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import AnswerError, Throttled
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, result_of, task_with
 
 
@@ -27,7 +27,7 @@ def cog_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def ready() -> bool:
         return bool(ask(f"{url}/health-check").body["status"] == "READY")
 
-    with running(command, folder / "log", ready, environ, cwd=HERE / "cog_model"):
+    with running(command, folder / "log", ready, environ, cwd=SERVICES / "cog_model"):
         yield url
 
 

@@ -11,7 +11,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import CreateRefused, JobNotFound
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, created, ended, is_processing, task_with, until
 
 LOCATIONS = "{repositoriesOrError{... on RepositoryConnection{nodes{name}}}}"
@@ -23,7 +23,16 @@ def dagster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("dagster"), free_port()
     (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     url, scripts = f"http://127.0.0.1:{port}", ENVIRONMENTS / "dagster/bin"
-    command = [str(scripts / "dagster"), "dev", "-h", "127.0.0.1", "-p", str(port), "-f", str(HERE / "dagster_job.py")]
+    command = [
+        str(scripts / "dagster"),
+        "dev",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-f",
+        str(SERVICES / "dagster_job.py"),
+    ]
     environ = {"DAGSTER_HOME": str(folder), "PATH": f"{scripts}:{os.environ['PATH']}"}
 
     def loaded() -> bool:

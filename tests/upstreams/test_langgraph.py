@@ -13,7 +13,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import CreateRefused, JobNotFound
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, created, ended, is_processing, result_of, task_with, until
 
 
@@ -22,7 +22,7 @@ def langgraph_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The development server with the agent of langgraph_agent.py; it writes where its files are."""
     folder, port = tmp_path_factory.mktemp("langgraph"), free_port()
     for name in ("langgraph_agent.py", "langgraph.json"):
-        shutil.copy(HERE / name, folder)
+        shutil.copy(SERVICES / name, folder)
     url = f"http://127.0.0.1:{port}"
     command = [str(ENVIRONMENTS / "langgraph/bin/langgraph"), "dev", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--no-browser", "--no-reload", "--config", str(folder / "langgraph.json")]

@@ -13,7 +13,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import CreateRefused, JobNotFound
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, created, ended, is_processing, task_with, until
 
 
@@ -31,7 +31,7 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PATH": f"{scripts}:{os.environ['PATH']}",
     }
     server = [str(scripts / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    flow = [str(scripts / "python"), str(HERE / "prefect_flow.py")]
+    flow = [str(scripts / "python"), str(SERVICES / "prefect_flow.py")]
 
     def healthy() -> bool:
         return ask(f"{url}/health").status == 200

@@ -13,7 +13,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import CreateRefused, JobNotFound
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, created, ended, result_of, task_with
 
 
@@ -25,9 +25,9 @@ def pygeoapi_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environ = {
         "PYGEOAPI_PORT": str(port),
         "PYGEOAPI_JOBS": str(folder),
-        "PYGEOAPI_CONFIG": str(HERE / "pygeoapi.yml"),
+        "PYGEOAPI_CONFIG": str(SERVICES / "pygeoapi.yml"),
         "PYGEOAPI_OPENAPI": str(folder / "openapi.yml"),
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(SERVICES),
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -10,7 +10,7 @@ from creche.core.reading import JobStatus
 from creche.core.task import Job
 from creche.edges.http_provider import HttpProvider
 from creche.errors import CreateRefused
-from tests.upstreams.conftest import ENVIRONMENTS, HERE, ask, free_port, running
+from tests.upstreams.conftest import ENVIRONMENTS, SERVICES, ask, free_port, running
 from tests.upstreams.jobs import MakeProvider, created, ended, result_of, task_with
 
 
@@ -19,7 +19,7 @@ def runpod_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The worker of runpod_worker.py."""
     folder, port = tmp_path_factory.mktemp("runpod"), free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [str(ENVIRONMENTS / "runpod/bin/python"), str(HERE / "runpod_worker.py"), "--rp_serve_api"]
+    command = [str(ENVIRONMENTS / "runpod/bin/python"), str(SERVICES / "runpod_worker.py"), "--rp_serve_api"]
     command += ["--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
     with running(command, folder / "log", lambda: ask(f"{url}/docs").status == 200):
         yield url
