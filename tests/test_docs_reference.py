@@ -19,7 +19,7 @@ import pytest
 from creche import config
 from creche.cli import Exit
 from creche.cli.app import COMMANDS, app
-from creche.core import wire
+from creche.core import recording, wire
 from creche.core.document import Table
 from creche.core.histogram import Histogram
 from creche.core.polling import CONDITIONS
@@ -419,3 +419,21 @@ def test_every_status() -> None:
     """docs/explanation/statuses.md explains each status, in the order of the code."""
     page = (ROOT / "docs/explanation/statuses.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(Status)
+
+
+# -- recordings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [
+        ("The recording", recording.Recording),
+        ("An exchange", recording.Exchange),
+        ("A request", recording.Sent),
+        ("An answer", recording.Answered),
+        ("A scene", recording.Scene),
+    ],
+)
+def test_every_member_of_a_recording(heading: str, struct: type[msgspec.Struct]) -> None:
+    """The page has a row for each member, and no others."""
+    assert set(rows("recordings.md", heading)) == {field.encode_name for field in msgspec.structs.fields(struct)}

@@ -67,3 +67,10 @@ def test_the_recording_is_whole(name: str) -> None:
 def test_no_recording_is_left_over() -> None:
     """Each recording belongs to a recipe."""
     assert {path.stem for path in FOLDER.glob("*.json")} == set(NAMES)
+
+
+def test_evidence_by_an_sdk_is_that_of_the_recording() -> None:
+    """The recipe names the version whose types read its recording."""
+    for name in NAMES:
+        for package in recording_of(name).sdk:
+            assert package.replace("==", " ") in recipe_of(name).evidence, name
