@@ -12,14 +12,15 @@ PAGE = Path(__file__).parent.parent.parent / "docs/reference/providers.md"
 
 HEAD = """# Recipes that come with creche
 
-There are {count} of them. `creche recipes show NAME` prints one: its head tells how it is used and the traps of the provider. This page is generated
-(`python -m tests.recipes.providers_page`), and a test compares it.
+There are {count} of them. `creche recipes show NAME` prints one: its head tells how it is used and the traps of the
+provider. This page is generated (`python -m tests.recipes.providers_page`), and a test compares it.
 
-- *does*: what the recipe can do besides polling. How creates are repeated says [`repeat`](recipes.md#create); without it a create whose
-  answer is lost makes the task [`unknown`](../how-to/resolve-unknown.md). *many*: one request asks for many jobs.
-- *evidence*: what the recipe was written against. *server*: tried with the real one, by `scripts/test-upstreams`. *types*: the types of the
-  provider's own SDK, in this version, read the answers that the recipe is tested with, by `scripts/test-sdks`. *read*: written from the source
-  of the SDK. *document*: from the provider's pages.
+- *does*: what the recipe can do besides polling. How creates are repeated says [`repeat`](recipes.md#create); without
+  it a create whose answer is lost makes the task [`unknown`](../how-to/resolve-unknown.md). *many*: one request asks
+  for many jobs.
+- *evidence*: what the recipe was written against. *server*: tried with the real one, by `scripts/test-upstreams`.
+  *types*: the types of the provider's own SDK, in this version, read the answers that the recipe is tested with, by
+  `scripts/test-sdks`. *read*: written from the source of the SDK. *document*: from the provider's pages.
 - *not seen*: what nobody has verified yet. Tell us.
 
 Every recipe minds a whole life of a job in the tests, over [recorded answers](recordings.md).

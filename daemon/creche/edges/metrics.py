@@ -97,6 +97,7 @@ def _events(events: Counter[tuple[str, str, str]]) -> Iterator[Metric]:
         "settled": ("creche_tasks_settled", "Tasks settled since the start.", ("status",)),
         "creates": ("creche_creates", "Create requests by result (good, or an error's code).", ("result",)),
         "polls": ("creche_polls", "Polls by result (good, or an error's code).", ("result",)),
+        "assets": ("creche_assets", "Files of results by what became of them (good, or an error's code).", ("result",)),
     }
     for event, (name, about, labels) in families.items():
         family = CounterMetricFamily(name, about, labels=["algorithm", *labels])

@@ -9,7 +9,7 @@ import hashlib
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -125,13 +125,14 @@ class AssetFiles:
 
     async def _receive(self, response: httpcore2.Response, part: _Part) -> None:
         waiting = bytearray()
-        async for piece in response.aiter_stream():
-            waiting += piece
-            if part.bytes + len(waiting) > self._max_bytes:
-                raise AnswerError(f"the file has more than {self._max_bytes} bytes")
-            if len(waiting) >= WRITE_BYTES:
-                data, waiting = bytes(waiting), bytearray()
-                await self._run(lambda data=data: part.write(data))  # type: ignore[misc]
+        async with aclosing(response.aiter_stream()) as pieces:
+            async for piece in pieces:
+                waiting += piece
+                if part.bytes + len(waiting) > self._max_bytes:
+                    raise AnswerError(f"the file has more than {self._max_bytes} bytes")
+                if len(waiting) >= WRITE_BYTES:
+                    data, waiting = bytes(waiting), bytearray()
+                    await self._run(lambda data=data: part.write(data))  # type: ignore[misc]
         await self._run(lambda: part.write(bytes(waiting)))
 
     def _check(self, status: int, headers: dict[str, str]) -> None:
