@@ -391,7 +391,7 @@ def test_every_metric() -> None:
         node="n",
         counts={("a", Status.WAITING): 1},
         conditions={"a": {"throttled": 1}},
-        events=Counter({(event, "a", "good"): 1 for event in ("accepted", "settled", "creates", "polls")}),
+        events=Counter({(event, "a", "good"): 1 for event in ("accepted", "settled", "creates", "polls", "assets")}),
         slots={"a": (1, 1)},
         breakers={"a": True},
         listeners=0,

@@ -247,10 +247,10 @@ def test_the_message_of_a_failed_job_comes_from_a_good_fetch() -> None:
 
 @pytest.mark.parametrize(
     ("code", "status", "agreed"),
-    [(0, 200, True), (7, 200, False), (7, 409, False), (1203, 200, True), (1203, 400, True), (0, 405, False)],
+    [(0, 200, True), (7, 200, False), (7, 409, True), (1203, 200, True), (1203, 400, True), (0, 405, False)],
 )
 def test_a_cancel_is_agreed_to_or_refused_by_the_body(code: int, status: int, *, agreed: bool) -> None:
-    """A refusal is one with 200 too; a job that is not known is as with HTTP 404."""
+    """A refusal with 200 is as HTTP 400, a job that is not known as 404; other statuses mean what they mean."""
     assert bound().read_cancel(an_answer({"code": code}, status)) is agreed
 
 

@@ -145,6 +145,7 @@ def summary(recipe: Recipe) -> dict[str, Any]:
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
 @click.option("--base", help="Where the provider is; else where the recipe says.")
 @click.option("--secret-env", metavar="NAME", help="With --live: the environment variable that has the provider's key.")
+@common_options
 @click.pass_obj
 def try_command(settings: Settings, /, **options: Any) -> Exit:  # noqa: ANN401 - click's options
     """Show the requests that a recipe would send; or replay recorded answers; or mind one live job.

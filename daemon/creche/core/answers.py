@@ -28,17 +28,13 @@ from creche.core.reading import (
 from creche.core.recipe import Recipe
 from creche.core.recipe_steps import PollStep
 from creche.core.template import MISSING, point
-from creche.errors import AnswerError, CredentialsRefused, JobNotFound, ProviderError, Throttled
+from creche.errors import AnswerError
 
 STATUS_LIMIT = 100
 """Characters of a provider's own status word."""
 
-_KINDS: dict[Verdict, type[ProviderError]] = {
-    Verdict.REFUSED: AnswerError,
-    Verdict.BUSY: Throttled,
-    Verdict.CREDENTIALS: CredentialsRefused,
-    Verdict.NOT_FOUND: JobNotFound,
-}
+_MEANT = {Verdict.BUSY: 429, Verdict.CREDENTIALS: 401, Verdict.NOT_FOUND: 404}
+_REFUSED = 400
 
 
 class Answers:
@@ -64,14 +60,18 @@ class Answers:
         except AnswerError:
             return Verdict.GOOD  # whoever needs JSON finds out
 
+    def status_of(self, answer: Answer) -> int:
+        """The HTTP status that an answer means: the envelope's word comes before its own."""
+        verdict = self.verdict(answer)
+        if verdict is Verdict.REFUSED and _is_good(answer):
+            return _REFUSED
+        return _MEANT.get(verdict, answer.status)
+
     def check(self, answer: Answer) -> None:
         """Raise what an error answer is; nothing for a good one."""
-        verdict = self.verdict(answer)
-        if verdict is Verdict.GOOD or (verdict is Verdict.REFUSED and not _is_good(answer)):
-            if not _is_good(answer):
-                self.fail(answer)
-            return
-        raise _KINDS[verdict](self.complaint(answer), retry_after_s=retry_after_s(answer))
+        status = self.status_of(answer)
+        if not _is_good(answer) or status != answer.status:
+            raise error_of(status)(self.complaint(answer), retry_after_s=retry_after_s(answer))
 
     def fail(self, answer: Answer) -> NoReturn:
         """Raise what the HTTP status says."""

@@ -200,7 +200,7 @@ class Binding:
         step = self.recipe.fetch
         assert step is not None, "fetch_call comes first"  # noqa: S101 - a defect of the caller
         succeeded = reading.status is JobStatus.SUCCEEDED
-        if answer.status in step.failed or (not succeeded and is_refusal(answer.status)):
+        if answer.status in step.failed or (not succeeded and is_refusal(self._answers.status_of(answer))):
             message = self._answers.complaint(answer, step.error)
             status = JobStatus.FAILED if succeeded else reading.status
             return msgspec.structs.replace(reading, status=status, message=message, to_fetch=False)
@@ -252,12 +252,10 @@ class Binding:
         """Whether the provider agreed. Any error but a plain refusal (4xx) is raised: ask again later."""
         step = self.recipe.cancel
         assert step is not None, "cancel_call comes first"  # noqa: S101 - a defect of the caller
-        verdict = self._answers.verdict(answer)
-        if verdict is Verdict.REFUSED and answer.status < 500:  # noqa: PLR2004
-            return False
-        if answer.status in step.agreed and verdict in {Verdict.GOOD, Verdict.NOT_FOUND}:
+        status = self._answers.status_of(answer)
+        if status in step.agreed:
             return True
-        if is_refusal(answer.status) and answer.status < 500:  # noqa: PLR2004
+        if is_refusal(status) and status < 500:  # noqa: PLR2004
             return False
         self._answers.check(answer)
         return self._answers.fail(answer)
