@@ -120,18 +120,19 @@ def load_recipe(name: str, data: Mapping[str, Any], source: str) -> Recipe:
 
 
 def _check_credentials(recipe: Recipe, root: Table) -> None:
+    auth = root.table("auth")
     known = {"secret"} if recipe.jwt is None else {"secret", "jwt"}
     used = {name: url_fields(value) for name, value in recipe.credentials.items()}
     for name, fields in used.items():
         for field in fields:
             if field not in known:
                 only = " and ".join(f"{{{one}}}" for one in sorted(known))
-                root.wrong(f"auth.{name}", f'"{field}" is not known here; only {only}')
+                auth.wrong(name, f'"{field}" is not known here; only {only}')
     if recipe.jwt is not None:
         if not any("jwt" in fields for fields in used.values()):
-            root.wrong("auth.jwt", 'no header of [auth] has it: Authorization = "Bearer {jwt}"')
+            auth.wrong("jwt", 'no header of [auth] has it: Authorization = "Bearer {jwt}"')
         for name in sorted(body_fields(recipe.jwt.claims) - recipe.params.keys()):
-            root.wrong("auth.jwt.claims", f'"${name}" is not a parameter')
+            auth.table("jwt").wrong("claims", f'"${name}" is not a parameter')
 
 
 def _check_lookup(recipe: Recipe, root: Table) -> None:
@@ -145,15 +146,15 @@ def _check_lookup(recipe: Recipe, root: Table) -> None:
     if wanted and create is not None:
         named = {field for text in (create.url, *create.headers.values()) for field in url_fields(text)}
         if "token" not in named | body_fields(create.body):
-            root.wrong(
-                "create.repeat", 'repeat = "lookup" needs "$token" in the body, or {token} elsewhere, to be found by'
+            root.table("create").wrong(
+                "repeat", 'repeat = "lookup" needs "$token" in the body, or {token} elsewhere, to be found by'
             )
 
 
 def _check_names(recipe: Recipe, root: Table) -> None:
     """Every name that a template uses must be a parameter, a kept value, or one of ours."""
     for name in sorted(recipe.params.keys() & OURS):
-        root.wrong(f"params.{name}", "this name stands for a value of creche's own; choose another")
+        root.table("params").wrong(name, "this name stands for a value of creche's own; choose another")
     keepers = (recipe.create, recipe.lookup, recipe.poll)
     kept = {f"keep.{name}" for step in keepers if step is not None for name in step.keep}
     steps = {
