@@ -45,6 +45,10 @@ MANY = {"url": "/", "max": 2, "id": "/id"}
             {"create": {"url": "/", "id": "/id", "encoding": "form"}},
             "create.encoding: leave it out: there is no `body`",
         ),
+        (
+            {"create": CREATE | {"body": {"a": [{"...": {}}]}}},
+            'create.body: expected a name such as "$input" for the member',
+        ),
         ({"create": CREATE | {"encoding": "xml"}}, 'create.encoding: expected one of json, form, multipart, got "xml"'),
         ({"create": CREATE | {"exists_pattern": "x"}}, "create.exists_pattern: leave it out, or say in `exists`"),
         ({"create": CREATE | {"exists": [500], "exists_pattern": "("}}, "create.exists_pattern: the pattern cannot be"),

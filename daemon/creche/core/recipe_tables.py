@@ -25,6 +25,7 @@ from creche.core.recipe_steps import (
     PollStep,
 )
 from creche.core.recipe_values import (
+    as_body,
     as_ends,
     as_equals,
     as_http_statuses,
@@ -247,7 +248,7 @@ def _step(table: Table, method: str) -> dict[str, Any]:
         "method": table.choice("method", method, METHODS),
         "url": table.text("url"),
         "headers": table.text_map("headers"),
-        "body": table.value("body", None, lambda tree: tree),
+        "body": table.value("body", None, as_body),
         "encoding": table.choice("encoding", "json", ENCODINGS),
     }
 

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from creche.core.reading import JobStatus, Progress, Source, as_text
-from creche.core.template import is_pointer
+from creche.core.template import SPREAD, is_pointer
 
 
 def as_pointer(value: object) -> str:
@@ -56,6 +56,18 @@ def as_day(value: object) -> str:
         return date.fromisoformat(str(text)).isoformat()
     except ValueError:
         raise ValueError('expected a day such as "2027-01-31"') from None
+
+
+def as_body(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """A body template: anything, but what is to be spread must stand for something."""
+    if isinstance(value, dict):
+        spread = value.get(SPREAD, "$")
+        if not isinstance(spread, str) or not spread.startswith("$") or spread.startswith("$$"):
+            raise ValueError('expected a name such as "$input" for the member "..."')
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        as_body(child)
+    return value
 
 
 def as_tree(value: object) -> Mapping[str, Any]:
