@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from creche.core.binding import Binding
 from creche.core.calls import Calls
 from creche.core.recipe import load_recipe
 from creche.core.task import Job
-from creche.errors import AnswerError
+from creche.errors import AnswerError, CreateRefused
+from creche.testing import make_task
 
 RECIPE: dict[str, Any] = {
     "auth": {"Authorization": "Bearer {secret}"},
@@ -54,12 +56,32 @@ def test_a_provider_of_ones_own_may_name_neighbours(base: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[::1]", "[::ffff:10.0.0.1]", "192.168.1.1", "127.1", "0x7f000001"]
+    "host",
+    [
+        *("169.254.169.254", "[::1]", "[fe80::1]", "[::ffff:10.0.0.1]", "192.168.1.1", "10.0.0.1", "0.0.0.1"),
+        *("127.1", "0x7f000001", "2130706433", "017700000001", "127.0x0.0.1", "127.0.0.0x1", "0x7f.1", "127.0.0.1."),
+        *("localhost", "LOCALHOST", "localhost.", "a.localhost", "redis", "db.internal", "db.internal.", "nas.local"),
+    ],
 )
 def test_a_provider_in_the_internet_may_not(host: str) -> None:
     """However an address is written."""
     with pytest.raises(AnswerError, match="no public address: not asked"):
         ask(f"http://{host}/x")
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "a.example", "a.example.", "0xfeed.example", "1.a"])
+def test_what_may_be_in_the_internet_is_looked_at_again(host: str) -> None:
+    """By the transport, which knows the addresses of a name."""
+    assert ask(f"https://{host}/x") == (False, True)
+
+
+def test_a_create_at_a_place_that_must_not_be_asked_is_refused() -> None:
+    """Nothing was sent, so nobody need wonder whether there is a job."""
+    create = RECIPE["create"] | {"url": "http://localhost:9/jobs"}
+    recipe = load_recipe("r", RECIPE | {"create": create}, "r.toml")
+    binding = Binding(recipe, base="https://api.example", params={}, secret="k")
+    with pytest.raises(CreateRefused, match="'localhost', which is no public address"):
+        binding.create_call(make_task("t"))
 
 
 def test_an_origin_of_the_recipe_may_be_anywhere() -> None:

@@ -13,7 +13,8 @@ import pytest
 from creche.core.binding import Binding
 from creche.core.exchange import Call
 from creche.core.recipe import load_recipe
-from creche.errors import CreateRefused
+from creche.core.task import Job
+from creche.errors import AnswerError, CreateRefused
 from creche.testing import make_task
 
 
@@ -85,9 +86,12 @@ def parts_of(sent: Call) -> list[tuple[str, str]]:
     """Read by a parser that others wrote."""
     head = f"Content-Type: {dict(sent.headers)['Content-Type']}\r\n\r\n".encode()
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + (sent.body or b""))
-    return [
-        (str(part.get_param("name", header="content-disposition")), part.get_content()) for part in message.iter_parts()
-    ]
+    found = []
+    for part in message.iter_parts():
+        payload = part.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        found.append((str(part.get_param("name", header="content-disposition")), payload.decode()))
+    return found
 
 
 def test_a_multipart_form_has_a_part_for_each_member() -> None:
@@ -115,3 +119,45 @@ def test_a_content_type_of_the_recipe_stays() -> None:
     """Some APIs want a version in it."""
     sent = call("$input", {}, headers={"content-type": "application/vnd.api+json"})
     assert [value for name, value in sent.headers if name.lower() == "content-type"] == ["application/vnd.api+json"]
+
+
+@pytest.mark.parametrize("encoding", ["form", "multipart"])
+@pytest.mark.parametrize("task_input", [[1], "text", 7, None, b'{"a":' * 100_000 + b"1" + b"}" * 100_000])
+def test_an_input_that_is_no_object_makes_no_form(encoding: str, task_input: object) -> None:
+    """Nor one that is nested without end: the create is refused before anything is sent."""
+    with pytest.raises(CreateRefused, match="the input cannot be taken apart"):
+        call("$input", task_input, encoding)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"), [("$model", "form"), ("text", "multipart"), ([1], "form"), ({"...": "$model"}, "json")]
+)
+def test_a_body_that_cannot_be_written_is_no_defect_of_ours(body: object, encoding: str) -> None:
+    """The recipe is wrong: a create is refused, a poll counts as one that failed."""
+    poll = {"url": "/{job}", "status": "/s", "statuses": {"failed": ["x"]}, "body": body, "encoding": encoding}
+    recipe = load_recipe("r", {"params": {"model": {}}, "poll": poll}, "r.toml")
+    binding = Binding(recipe, base="https://x.example", params={"model": "m"}, secret=None)
+    with pytest.raises(AnswerError, match=r"^the request's body cannot be written: Expected `object`"):
+        binding.poll_call(Job("j"))
+    with pytest.raises(CreateRefused, match=r"^the request's body cannot be written: Expected `object`"):
+        call(body, {}, encoding)
+
+
+@pytest.mark.parametrize("name", ['a"; filename="x', "a\r\nX-Evil: 1", "a\nb"])
+def test_the_name_of_a_part_stays_in_its_quotes(name: str) -> None:
+    """Percent-encoded as browsers do it: it can neither end its header nor add a parameter to it."""
+    sent = call("$input", {name: "x"}, "multipart")
+    shown = name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+    assert parts_of(sent) == [(shown, "x")]
+
+
+@pytest.mark.parametrize("text", ["a\r\nb", "--", "\r\n--\r\n", "\n", "\r\n\r\n", "é☃", ""])
+def test_every_text_arrives_in_its_part(text: str) -> None:
+    """Line ends and dashes too."""
+    assert parts_of(call("$input", {"x": text, "y": "z"}, "multipart")) == [("x", text), ("y", "z")]
+
+
+def test_the_members_of_an_input_are_no_templates() -> None:
+    """Whoever writes an input cannot ask for a parameter."""
+    written = b'{"a":"$model","...":"$model"}'
+    assert call({"...": "$input"}, written).body == written

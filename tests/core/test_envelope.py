@@ -228,6 +228,13 @@ def test_a_result_that_is_no_json_has_no_envelope() -> None:
     assert bytes(reading.result) == b'"plain"'
 
 
+@pytest.mark.parametrize(("code", "status"), [(1302, 200), (1302, 400), (7, 503), (1000, 200)])
+def test_the_message_of_a_failed_job_is_asked_for_again(code: int, status: int) -> None:
+    """What passes, or can be repaired, is no refusal."""
+    with pytest.raises(ProviderError):
+        bound().read_fetch(an_answer({"code": code}, status), FAILED)
+
+
 @pytest.mark.parametrize("code", [7, 1203])
 def test_a_refusal_is_the_message_of_a_job_that_failed_anyway(code: int) -> None:
     """As an HTTP 400 would be: there is nothing to lose, and nothing to ask for again."""

@@ -162,3 +162,30 @@ def test_recipes_that_cannot_look(tables: dict[str, Any], mistake: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("r", a_recipe(**tables), "r.toml")
     assert mistake in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "second"),
+    [
+        ({"next_by": "last_id", "next_param": "after"}, "after=job-b"),
+        ({"next_by": "offset", "next_param": "offset"}, "offset=2"),
+        ({"next_by": "page", "next_param": "page"}, "page=2"),
+    ],
+)
+def test_a_list_may_be_walked_by_counting(keys: dict[str, Any], second: str) -> None:
+    """It ends with a page that has no items, and then all was seen."""
+    found = search(**keys)
+    found.take(a_page("a", "b"))
+    assert asked(found) == f"https://api.test/jobs?limit=2&{second}"
+    found.take(a_page())
+    assert asked(found) is None
+    assert found.result() is None
+
+
+@pytest.mark.parametrize("more", [False, None, "absent"])
+def test_a_list_may_say_that_there_is_no_more(more: object) -> None:
+    """Though it has a cursor: then all was seen."""
+    found = search(**PAGED, more="/more")
+    page = {"data": [], "last": "x"} | ({} if more == "absent" else {"more": more})
+    found.take(Answer(status=200, headers={}, body=msgspec.json.encode(page)))
+    assert (asked(found), found.result()) == (None, None)

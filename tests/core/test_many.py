@@ -397,3 +397,23 @@ def test_another_account_is_told_apart(change: dict[str, Any]) -> None:
     """By its credential, its parameters, or what it makes of an answer."""
     assert many_of(BY_BODY, **change).account != many_of(BY_BODY).account
     assert many_of({**BY_BODY, "whole": False}).account != many_of(BY_BODY).account
+
+
+@pytest.mark.parametrize(
+    ("keys", "urls"),
+    [
+        ({"next_by": "last_id", "next_param": "after"}, ["after=b", "after=d"]),
+        ({"next_by": "offset", "next_param": "skip"}, ["skip=2", "skip=4"]),
+        ({"next_by": "page", "next_param": "page"}, ["page=2", "page=3"]),
+    ],
+)
+def test_pages_may_be_counted_on(keys: dict[str, Any], urls: list[str]) -> None:
+    """All their items count, also those of other jobs; a page without items is behind the last."""
+    inquiry = ask({**LIST, **keys, "pages": 9}, "z")
+    asked = []
+    for job_ids in (("a", "b"), ("c", "d")):
+        inquiry.take(page(*job_ids))
+        asked.append(call_of(inquiry).url)
+    assert asked == [f"https://api.example/v1/jobs?limit=2&{url}" for url in urls]
+    inquiry.take(page())
+    assert inquiry.call is None

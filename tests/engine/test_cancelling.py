@@ -100,3 +100,52 @@ async def test_without_a_cancel_a_failure_is_a_failure(engine: Engine, autojump_
     await engine.start(engine.algorithm(FakeProvider(poll=[FAILED], cancel_ends=ENDS)))
     await engine.submit()
     assert await engine.result() == Failed(reason="provider", message="terminated")
+
+
+async def test_nothing_is_deleted_while_its_poll_waits_for_its_turn(engine: Engine, autojump_clock: object) -> None:
+    """A provider that may be asked rarely: the delete waits for the answer, which is the result."""
+    provider = until(20, RUNNING, DONE)
+    provider.cancel_deletes = True
+    await engine.start(engine.algorithm(provider, polls_per_s=0.01))
+    await cancelled_at(engine, 30)
+    assert await engine.result() == Succeeded(DONE.result)
+    assert count(provider, "cancel") == 0
+
+
+async def test_a_result_that_is_there_at_the_deadline_is_not_deleted(engine: Engine, autojump_clock: object) -> None:
+    """The last poll comes before the cancel."""
+    provider = until(20, RUNNING, DONE)
+    provider.cancel_deletes = True
+    rhythm = Rhythm(every_s=50.0)
+    await engine.start(engine.algorithm(provider, rhythm=rhythm, deadline_s=30, on_timeout="cancel"))
+    await engine.submit()
+    assert await engine.result() == Succeeded(DONE.result)
+    assert count(provider, "cancel") == 0
+
+
+async def test_a_job_that_failed_before_its_cancel_has_failed(engine: Engine, autojump_clock: object) -> None:
+    """The provider was away when somebody cancelled, and so has not agreed to anything."""
+
+    async def cancel(_: object) -> bool:
+        raise Outage("away")
+
+    provider = until(20, RUNNING, FAILED)
+    provider.cancel_ends = ENDS
+    provider._cancel.append(cancel)
+    await engine.start(engine.algorithm(provider))
+    await cancelled_at(engine, 10)
+    assert await engine.result() == Failed(reason="provider", message="terminated")
+
+
+async def test_a_restart_asks_for_the_cancel_again(engine: Engine, autojump_clock: object) -> None:
+    """That the provider had agreed is not on disk; it agrees once more, and the end is what it was."""
+    provider = until(30, RUNNING, FAILED)
+    provider.cancel_ends = ENDS
+    await engine.start(engine.algorithm(provider))
+    await cancelled_at(engine, 10)
+    await trio.sleep_until(20)
+    await engine.crash()
+    await trio.sleep_until(40)
+    await engine.start(engine.algorithm(provider))
+    assert await engine.result() == Cancelled(reason="client")
+    assert count(provider, "cancel") == 2

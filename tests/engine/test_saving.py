@@ -11,7 +11,7 @@ import trio
 from creche.core.assets import Asset
 from creche.core.exchange import Call
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Succeeded
+from creche.core.task import Job, Succeeded
 from creche.engine.saving import AT_ONCE, ATTEMPTS
 from creche.errors import AnswerError, Outage
 from creche.testing import FakeProvider
@@ -145,3 +145,55 @@ async def test_a_failure_has_no_files(engine: Engine, autojump_clock: object) ->
     await engine.submit()
     await engine.result()
     assert saver.asked == []
+
+
+async def test_the_files_of_a_result_that_was_left_are_saved(engine: Engine, autojump_clock: object) -> None:
+    """It was too large for a record, and the process ended before its outcome was written: nobody is asked for it."""
+    provider = FakeProvider(poll=[Reading(status=JobStatus.PROCESSING)])
+    await engine.start(engine.algorithm(provider, saver=Saver()))
+    await engine.submit()
+    await trio.sleep_until(4)
+    await engine.crash()
+    engine.store.files["t"] = bytes(DONE.result)
+    after = FakeProvider()
+    await engine.start(engine.algorithm(after, saver=Saver()))
+    assert await engine.result() == Succeeded(DONE.result, assets=ALL)
+    assert [call.method for call in after.calls] == ["assets_of"]
+
+
+async def test_a_stop_while_files_are_saved_leaves_the_task_to_the_next_start(
+    engine: Engine, autojump_clock: object
+) -> None:
+    """It has not ended, and its job is not asked again."""
+    provider = FakeProvider(poll=[DONE])
+    await engine.start(engine.algorithm(provider, saver=Saver(lambda *_: Outage("away", retry_after_s=600.0))))
+    await engine.submit()
+    await trio.sleep_until(5)
+    await engine.stop()
+    assert not engine.stored().ended
+    await engine.start(engine.algorithm(provider, saver=Saver()))
+    assert await engine.result() == Succeeded(DONE.result, assets=ALL)
+    assert count(provider, "poll") == 1
+
+
+async def test_files_that_cannot_be_named_are_one_that_is_missing(engine: Engine, autojump_clock: object) -> None:
+    """The result is there, and says nothing of where they are."""
+
+    class Nameless(FakeProvider):
+        def assets_of(self, job: Job, reading: Reading) -> list[Call]:
+            raise AnswerError(f"the file of {job.id} needs a name, {reading.status}")
+
+    saver = Saver()
+    await engine.start(engine.algorithm(Nameless(poll=[DONE]), saver=saver))
+    await engine.submit()
+    missing = Asset(url="", error="the file of job-t needs a name, succeeded")
+    assert await engine.result() == Succeeded(DONE.result, assets=(missing,))
+    assert saver.asked == []
+
+
+async def test_what_a_partial_success_has_is_saved(engine: Engine, autojump_clock: object) -> None:
+    """And it stays partial."""
+    partial = msgspec.structs.replace(DONE, partial=True)
+    await engine.start(engine.algorithm(FakeProvider(poll=[partial]), saver=Saver()))
+    await engine.submit()
+    assert await engine.result() == Succeeded(DONE.result, partial=True, assets=ALL)

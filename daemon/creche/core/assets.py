@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from creche.core.template import MISSING, point
+from creche.core.template import point
+from creche.errors import AnswerError
 
 MAX_ASSETS = 100
 """Files of one result. More than any provider makes, and few enough for a record."""
@@ -32,19 +33,27 @@ class Asset(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def urls_in(result: msgspec.Raw, pointers: tuple[str, ...]) -> list[str]:
-    """The URLs at some pointers of a result, or anywhere below, each once, in order; `MAX_ASSETS` at most."""
-    document = msgspec.json.decode(result)
+    """The URLs at some pointers of a result, or anywhere below, each once, in order; `MAX_ASSETS` at most.
+
+    Raises `AnswerError` for a result that cannot be looked through.
+    """
+    try:
+        document = msgspec.json.decode(result)
+    except RecursionError as exc:
+        raise AnswerError("the result is nested too deeply to look for files in it") from exc
     found = dict.fromkeys(url for pointer in pointers for url in _urls(point(document, pointer)))
     return list(found)[:MAX_ASSETS]
 
 
 def _urls(node: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
-    if isinstance(node, str):
-        if node.startswith(("https://", "http://")) and len(node) <= _URL_LIMIT:
-            yield node
-    elif isinstance(node, dict | list) and node is not MISSING:
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from _urls(child)
+    waiting = [node]  # results may be nested as deeply as their providers like
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            if node.startswith(("https://", "http://")) and len(node) <= _URL_LIMIT:
+                yield node
+        elif isinstance(node, dict | list):
+            waiting += reversed(list(node.values()) if isinstance(node, dict) else node)
 
 
 def file_name(number: int, url: str, media_type: str) -> str:

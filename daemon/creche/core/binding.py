@@ -93,8 +93,10 @@ class Binding:
             call = self.calls.write(step, self.calls.names(task=task), task.input)
         except MissingValue as exc:
             raise CreateRefused(f'the create request needs a value for "{exc.args[0]}"') from exc
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, RecursionError) as exc:
             raise CreateRefused(f"the input cannot be taken apart: {exc}") from exc
+        except AnswerError as exc:
+            raise CreateRefused(str(exc)) from exc  # nothing was sent, and there is no doubt about that
         # A loss must not be mistaken for a stale kept-alive connection where nothing makes the create safe to repeat,
         # and where the transport would repeat it by itself: should that fail, the first may have arrived.
         fresh = step.repeat in {"none", "lookup"} or step.method == "GET"

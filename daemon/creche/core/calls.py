@@ -21,7 +21,7 @@ from creche.core.reading import Redaction, as_text
 from creche.core.recipe import Recipe
 from creche.core.recipe_steps import Step
 from creche.core.task import Job, Task
-from creche.core.template import MissingValue, fill_text, fill_tree, fill_url
+from creche.core.template import MissingValue, body_fields, fill_text, fill_tree, fill_url
 from creche.errors import AnswerError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -104,14 +104,18 @@ class Calls:
         """The request of a step, at its own URL or at `target`, a template as well. `ids` are for the body.
 
         Raises `MissingValue` for a name that stands for nothing, `msgspec.DecodeError` for an input that is not what
-        the body needs, and `AnswerError` for a URL that must not be asked.
+        the body needs, and `AnswerError` for a URL that must not be asked, or a body that cannot be written.
         """
         headers = [(name, fill_text(value, names)) for name, value in self._headers[id(step)]]
         body = None
         if step.body is not None:
             typed = {**names, **self.params} | ({"ids": ids} if ids else {})
-            tree = fill_tree(step.body, typed, task_input)
-            body, media_type = ENCODINGS[step.encoding](tree)
+            try:
+                body, media_type = ENCODINGS[step.encoding](fill_tree(step.body, typed, task_input))
+            except msgspec.DecodeError as exc:
+                if "input" in body_fields(step.body):
+                    raise
+                raise AnswerError(f"the request's body cannot be written: {exc}") from exc
             if not any(name.lower() == "content-type" for name, _ in headers):
                 headers.append(("Content-Type", media_type))
         return self.at(self.whole(fill_url(target or step.url, names)), step.method, headers, body)
@@ -161,11 +165,12 @@ def _is_public(url: str) -> bool:
     What cannot be sent at all is for the transport to refuse.
     """
     scheme, host, _ = origin_of(url)
+    host = host.removesuffix(".")
     if scheme not in _DEFAULT_PORTS or not re.fullmatch(r"[a-z0-9._:-]+", host):
         return scheme != "http+unix"
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
-        # Names of one label, and these, are of the machine or the house. All digits and dots is an address after all.
+        # Names of one label, and these, are of the machine or the house. What ends in a number is an address after all.
         inward = "." not in host or host.endswith((".localhost", ".local", ".internal", ".home.arpa"))
-        return not inward and not re.fullmatch(r"[0-9.]+|0x.*", host)
+        return not inward and not re.search(r"\.([0-9]+|0x[0-9a-f]*)$", host)

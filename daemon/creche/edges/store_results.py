@@ -50,12 +50,16 @@ class ResultFiles:
 
     def names(self) -> list[str]:
         """Whose results there are."""
-        return [name for name in self._entries() if not name.startswith(".")]
+        return [name for name in _names(self.folder) if not name.startswith(".")]
+
+    def asset_names(self) -> list[str]:
+        """Whose files there are."""
+        return _names(self.assets)
 
     def keep_only(self, task_ids: Iterable[str]) -> None:
         """Remove all others, and what a crash left half written."""
         wanted = frozenset(task_ids)
-        self.remove(name for name in self._entries() if name not in wanted)
+        self.remove(name for name in _names(self.folder) if name not in wanted)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; one that is not there is nothing."""
@@ -64,11 +68,7 @@ class ResultFiles:
 
     def keep_assets_only(self, task_ids: Iterable[str]) -> None:
         """Remove the files of all other tasks."""
-        try:
-            there = [path.name for path in self.assets.iterdir()]
-        except FileNotFoundError:
-            return
-        self.remove_assets(frozenset(there).difference(task_ids))
+        self.remove_assets(frozenset(_names(self.assets)).difference(task_ids))
 
     def remove_assets(self, task_ids: Iterable[str]) -> None:
         """Remove the files of some tasks; where there are none it is nothing."""
@@ -77,11 +77,12 @@ class ResultFiles:
             if folder.is_dir():
                 shutil.rmtree(folder)
 
-    def _entries(self) -> list[str]:
-        try:
-            return [path.name for path in self.folder.iterdir()]
-        except FileNotFoundError:
-            return []
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
 
 
 def _sync_folder(folder: Path) -> None:

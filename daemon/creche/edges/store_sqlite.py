@@ -73,11 +73,15 @@ class SqliteStore:
     def _tidy_files(self) -> None:
         """Remove results that nobody needs: retention or a settle was cut off by the end of the process."""
         (used,) = self._reader.execute("SELECT EXISTS (SELECT 1 FROM tasks) OR head > 0 FROM store").fetchone()
-        if not used and self._files.names():
-            raise StartError(
-                f"the store {self._path} is new, but {self._files.folder} has the results of another; put that store "
-                "back, or move the folder away"
-            )
+        for folder, names in (
+            (self._files.folder, self._files.names()),
+            (self._files.assets, self._files.asset_names()),
+        ):
+            if names and not used:
+                raise StartError(
+                    f"the store {self._path} is new, but {folder} has the results of another; put that store back, "
+                    "or move the folder away"
+                )
         rows = self._reader.execute("SELECT id FROM tasks WHERE seq IS NULL OR result_bytes IS NOT NULL")
         self._files.keep_only(task_id for (task_id,) in rows)
         if self._files.assets.is_dir():
