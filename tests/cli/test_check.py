@@ -194,3 +194,34 @@ def test_check_prints_every_mistake(creche: Run, tmp_path: Path) -> None:
     assert (ran.code, ran.out) == (78, "")
     assert "did you mean" in ran.err
     assert len(ran.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "in_force"),
+    [
+        ("", (2, 10.0, 5.0)),
+        ("in_flight = 7\ncreate_rate = '1/s'", (7, 1.0, 5.0)),
+        ("in_flight = 0\ncreate_rate = ''\npoll_rate = ''", (None, None, None)),
+    ],
+    ids=["the-recipe-s", "some-own", "none"],
+)
+def test_what_a_recipe_knows_of_limits_holds_unless_said_otherwise(
+    tmp_path: Path, own: str, in_force: tuple[int | None, float | None, float | None]
+) -> None:
+    """An algorithm may have other limits, or none."""
+    caps = 'caps = { in_flight = 2, create_rate = "600/m", poll_rate = "5/s" }\n'
+    poll = 'poll = { url = "/", status = "", statuses = { failed = ["x"] } }\n'
+    (tmp_path / "mine.toml").write_text(caps + poll, encoding="utf-8")
+    text = f'[algorithms.x]\nrecipe = "mine.toml"\nbase = "https://x.example"\n{own}\n'
+    section = config_of(text, tmp_path).algorithms["x"]
+    assert (section.in_flight, section.creates_per_s, section.polls_per_s) == in_force
+
+
+def test_files_are_saved_only_where_a_recipe_names_some(tmp_path: Path) -> None:
+    """Else nobody would know which."""
+    poll = 'poll = { url = "/", status = "", statuses = { failed = ["x"] } }\n'
+    text = '[algorithms.x]\nrecipe = "mine.toml"\nbase = "https://x.example"\nassets = "save"\n'
+    (tmp_path / "mine.toml").write_text(poll, encoding="utf-8")
+    assert mistakes(text, tmp_path) == ['algorithms.x.assets: leave it out: recipe "mine" names no files']
+    (tmp_path / "mine.toml").write_text(f'assets.urls = "/files"\n{poll}', encoding="utf-8")
+    assert config_of(text, tmp_path).algorithms["x"].assets == "save"

@@ -84,11 +84,12 @@ def show_command(settings: Settings, /, task_id: str, *, with_input: bool) -> No
         [
             (name.replace("_", " "), value)
             for name, value in task.items()
-            if name not in {"job", "labels", "input", "result", "result_file"}
+            if name not in {"job", "labels", "input", "result", "result_file", "assets"}
         ]
         + [("labels", " ".join(f"{name}={value}" for name, value in task.get("labels", {}).items()))]
         + [("job", job.get("id")), ("job status", job.get("status"))]
         + [("result", f"{file['bytes']} bytes: creche result {task_id}") for file in [task.get("result_file")] if file]
+        + [("file", asset.get("path") or f"not saved: {asset['error']}") for asset in task.get("assets", [])]
     )
     for name in ("input", "result"):
         if name in task:
