@@ -167,3 +167,12 @@ def test_a_command_line_that_is_wrong_says_so(creche: Run, upscaler: str, args: 
     ran = creche("recipes", "try", upscaler, *args)
     assert (ran.code, ran.out) == (2, "")
     assert words in " ".join(ran.err.split())
+
+
+def test_a_provider_that_is_not_in_the_list_takes_under_thirty_lines(creche: Run) -> None:
+    """The example needs no code; it was written from the provider's page, and reads what that shows."""
+    folder = DOCS.parent / "examples/shotstack"
+    recipe = folder / "shotstack.toml"
+    assert len(recipe.read_text(encoding="utf-8").splitlines()) < 30
+    ran = creche("recipes", "try", str(recipe), "--answers", str(folder / "shotstack.json"))
+    assert ran.code == 0, ran.out
