@@ -83,20 +83,23 @@ def envelope(**tables: dict[str, Any]) -> Envelope:
         ({"code": 1}, Verdict.REFUSED),
         ({"code": ""}, Verdict.REFUSED),
         ({"code": False}, Verdict.REFUSED),
-        ({"code": {}}, Verdict.REFUSED),
+        ({"code": {"a": 1}}, Verdict.REFUSED),
+        ({"code": {}}, Verdict.GOOD),
+        ({"code": []}, Verdict.GOOD),
     ],
 )
 def test_what_stands_at_a_pointer_of_ok_is_one_of_its_values(body: object, verdict: Verdict) -> None:
-    """Compared as text; a pointer at which nothing stands, or null, says nothing."""
+    """Compared as text; a pointer at which nothing stands, or null, or an empty list or object, says nothing."""
     assert envelope(ok={"/code": [0]}).verdict(body) is verdict
 
 
-@pytest.mark.parametrize("there", ["", "no", 0, False, {}, []])
+@pytest.mark.parametrize("there", ["", "no", 0, False, {"a": 1}, ["no"]])
 def test_where_an_empty_list_is_named_nothing_may_stand(there: object) -> None:
-    """Not even an empty text; null is nothing."""
+    """Not even an empty text; null and an empty list or object are nothing."""
     strict = envelope(ok={"/error": []})
     assert strict.verdict({"error": there}) is Verdict.REFUSED
-    assert strict.verdict({"error": None}) is strict.verdict({}) is Verdict.GOOD
+    assert strict.verdict({}) is strict.verdict({"error": None}) is Verdict.GOOD
+    assert strict.verdict({"error": []}) is strict.verdict({"error": {}}) is Verdict.GOOD
 
 
 def test_all_pointers_of_ok_must_hold() -> None:

@@ -49,4 +49,4 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     @staticmethod
     def _found(rows: Values, body: Any) -> list[tuple[Any, frozenset[str]]]:  # noqa: ANN401 - any JSON
         found = ((point(body, pointer), values) for pointer, values in rows)
-        return [(value, values) for value, values in found if value is not MISSING and value is not None]
+        return [(value, values) for value, values in found if value is not MISSING and value not in (None, [], {})]
