@@ -105,7 +105,7 @@ async def serve(
         supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
         access = make_access(config.tcp)
         node = secrets.token_hex(6)
-        stream = Stream(feed=feed, updates=tools.updates, minding=supervisor, access=access, node=node)
+        stream = Stream(feed=feed, updates=tools.updates, minding=supervisor.roster, access=access, node=node)
         view = View(
             config,
             outside=outside,

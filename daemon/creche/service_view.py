@@ -55,7 +55,7 @@ class View:
 
     def summary(self) -> str:
         """One line for systemd and the log."""
-        return f"tasks: {sum(self._supervisor.counts().values())}, listeners: {len(self._stream)}"
+        return f"tasks: {sum(self._supervisor.roster.counts().values())}, listeners: {len(self._stream)}"
 
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
@@ -85,7 +85,7 @@ class View:
     def status(self) -> wire.StatusOut:
         """For `GET /v1/status`."""
         counts: Counter[str] = Counter()
-        for (_, status), number in self._supervisor.counts().items():
+        for (_, status), number in self._supervisor.roster.counts().items():
             counts[status.value] += number
         now = self._outside.wall()
         draining = self._supervisor.draining
@@ -98,7 +98,7 @@ class View:
             draining=draining,
             tasks=counts,
             unfinished=counts.total(),
-            conditions=self._supervisor.conditions(),
+            conditions=self._supervisor.roster.conditions(),
             listening=self.addresses,
             listeners=len(self._stream),
             heartbeats="process" if self._config.heartbeats.url is None else "redis",
@@ -108,10 +108,10 @@ class View:
 
     def algorithms(self) -> list[wire.AlgorithmOut]:
         """For `GET /v1/algorithms`."""
-        conditions = self._supervisor.conditions()
+        conditions = self._supervisor.roster.conditions()
         rows = []
         for section in self._config.algorithms.values():
-            slots = self._supervisor.slots(section.name)
+            slots = self._supervisor.roster.slots(section.name)
             rows.append(
                 wire.AlgorithmOut(
                     name=section.name,
@@ -140,12 +140,12 @@ class View:
 
     def _snapshot(self) -> Snapshot:
         names = self._config.algorithms
-        gates = {name: self._supervisor.gate(name) for name in names}
+        gates = {name: self._supervisor.roster.gate(name) for name in names}
         return Snapshot(
             version=__version__,
             node=self._node,
-            counts=self._supervisor.counts(),
-            conditions=self._supervisor.conditions(),
+            counts=self._supervisor.roster.counts(),
+            conditions=self._supervisor.roster.conditions(),
             events=self._tools.counts,
             slots={name: (len(gate.slots.holders), gate.slots.waiting) for name, gate in gates.items()},
             breakers={name: gate.breaker.is_open for name, gate in gates.items()},

@@ -122,7 +122,7 @@ class Engine:
             return
         self.cut_off()
         while not self._ended.is_set():
-            for live in list(self.supervisor._live.values()):
+            for live in list(self.supervisor.roster.lives.values()):
                 if live.on_wire is not None:
                     live.on_wire.cancel()
             with trio.move_on_after(0.001):
@@ -187,7 +187,7 @@ class Engine:
 
     def condition(self, task_id: str = "t") -> str | None:
         """What the API would show as the task's condition."""
-        found = self.supervisor.live_task(task_id)
+        found = self.supervisor.roster.live_task(task_id)
         assert found is not None, f"{task_id} is not live"
         return found[1].condition
 

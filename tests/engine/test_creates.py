@@ -255,7 +255,7 @@ async def test_a_cancel_gives_up_a_create_that_is_always_lost(engine: Engine, au
     await engine.supervisor.cancel("t")
     assert (await engine.supervisor.wait("t", 100)).status is Status.UNKNOWN
     assert count(provider, "create") == 2
-    assert engine.supervisor.slots("draw").holders == set()
+    assert engine.supervisor.roster.slots("draw").holders == set()
 
 
 # -- out of a backup -------------------------------------------------------------------------------------

@@ -113,8 +113,8 @@ def check_books(engine: Engine, provider: Careful) -> None:
     assert ends == [Succeeded(msgspec.Raw(b"7"))] * 2 + [Cancelled("client")]
     assert {task_id: len(tokens) for task_id, tokens in provider.made.items() if len(tokens) != 1} == {}
     supervisor = engine.supervisor
-    assert (supervisor._live, supervisor._arriving) == ({}, 0)
-    gate = supervisor.gate("draw")
+    assert (supervisor.roster.lives, supervisor._arriving) == ({}, 0)
+    gate = supervisor.roster.gate("draw")
     assert (set(gate.slots.holders), gate.slots.waiting, gate.held) == (set(), 0, {})
     assert len(engine.pulse) == 0
     assert (list(engine.journal._queue), engine.journal._notes) == ([], {})
@@ -177,7 +177,7 @@ def test_a_leak_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forget(self: Supervisor, live: object, written: object) -> None:
         settled(self, live, written)  # type: ignore[arg-type]
-        self.gate("draw").slots.hold("leak")
+        self.roster.gate("draw").slots.hold("leak")
 
     monkeypatch.setattr(Supervisor, "_settled", forget)
     with pytest.raises(BaseExceptionGroup, match="Exceptions from Trio nursery"):

@@ -180,7 +180,7 @@ async def test_five_defects_in_a_row_end_their_task_alone(
     assert (outcome.failures, outcome.reason) == (5, "internal")
     assert isinstance(await engine.result("well"), Succeeded)
     assert len(errors_logged) == 5
-    assert engine.supervisor.slots("draw").holders == set()
+    assert engine.supervisor.roster.slots("draw").holders == set()
     assert engine.feed_ids() == ["ill", "well"]
 
 

@@ -157,7 +157,7 @@ async def test_a_refused_key_or_an_error_about_one_task_is_an_answer(engine: Eng
     await engine.start(engine.algorithm(throttled, rhythm=Rhythm(every_s=1)))
     await submit_all(engine, NAMES)
     await trio.sleep_until(5)
-    assert engine.supervisor.gate("draw").breaker.is_open
+    assert engine.supervisor.roster.gate("draw").breaker.is_open
     assert {engine.condition(name) for name in NAMES} == {"throttled"}
 
 
@@ -167,12 +167,12 @@ async def test_a_create_that_was_answered_with_nonsense_was_answered(engine: Eng
     await engine.start(engine.algorithm(provider))
     await submit_all(engine, NAMES)
     await trio.sleep_until(1)
-    assert not engine.supervisor.gate("draw").breaker.is_open
+    assert not engine.supervisor.roster.gate("draw").breaker.is_open
     lost = FakeProvider(create=[CreateUncertain("lost")], repeat="none")
     engine.supervisor.reload({"draw": engine.algorithm(lost)})
     await submit_all(engine, [f"again-{name}" for name in NAMES])
     await trio.sleep_until(2)
-    assert engine.supervisor.gate("draw").breaker.is_open
+    assert engine.supervisor.roster.gate("draw").breaker.is_open
 
 
 async def test_the_deadline_does_not_wait_for_the_breaker(engine: Engine, autojump_clock: object) -> None:
@@ -281,7 +281,7 @@ async def test_an_outage_of_a_request_for_many_is_one_of_each(engine: Engine, au
     await engine.start(engine.algorithm(provider))
     await submit_all(engine, ["a", "b", "c", "d", "e", "f"])
     await trio.sleep_until(90)
-    assert engine.supervisor.gate("draw").breaker.is_open
+    assert engine.supervisor.roster.gate("draw").breaker.is_open
     assert engine.condition("a") == "unreachable"
     await trio.sleep_until(200)
     assert engine.condition("a") is None

@@ -131,7 +131,7 @@ async def test_a_search_that_leads_nowhere_ends(engine: Engine, autojump_clock: 
     assert task.status is Status.UNKNOWN
     assert task.note == f"cannot tell whether a job was made: reset by peer; looked for, the provider said: {error}"
     assert count(provider, "create") == 1
-    assert engine.supervisor.slots("draw").holders == set()
+    assert engine.supervisor.roster.slots("draw").holders == set()
 
 
 async def test_a_changed_way_is_not_repeated(engine: Engine, autojump_clock: object) -> None:

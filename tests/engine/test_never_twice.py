@@ -215,7 +215,7 @@ async def live_through_a_crash(new_engine: type[Engine], blow_at: int, *, repeat
         assert all(number == 1 for number in ledger.owners.values()), ledger.owners
         assert repeatable or len(unknowns) <= 2
         assert not (repeatable and unknowns)
-        assert engine.supervisor.slots("draw").holders == set()
+        assert engine.supervisor.roster.slots("draw").holders == set()
         assert len(engine.pulse) == 0
         await engine.crash()
     return True

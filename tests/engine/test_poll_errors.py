@@ -44,11 +44,11 @@ async def test_errors_in_a_row_are_shown(engine: Engine, autojump_clock: object)
     await engine.start(engine.algorithm(provider))
     await engine.submit()
     await trio.sleep_until(4)
-    found = engine.supervisor.live_task("t")
+    found = engine.supervisor.roster.live_task("t")
     assert found is not None
     assert (found[1].failures, found[1].last_error, found[1].condition) == (2, "HTTP 500", None)
     await trio.sleep_until(60)
-    found = engine.supervisor.live_task("t")
+    found = engine.supervisor.roster.live_task("t")
     assert found is not None
     assert (found[1].failures, found[1].last_error) == (0, "")
 
@@ -70,10 +70,10 @@ async def test_ten_minutes_away_fail_nothing(
     await engine.submit()
     await trio.sleep_until(599)
     assert engine.condition() == condition
-    assert engine.supervisor.conditions() == {"draw": {condition: 1}}
+    assert engine.supervisor.roster.conditions() == {"draw": {condition: 1}}
     assert isinstance(await engine.result(), Succeeded)
     assert trio.current_time() < 661
-    assert engine.supervisor.conditions() == {}
+    assert engine.supervisor.roster.conditions() == {}
 
 
 async def test_waits_double_up_to_a_minute(engine: Engine, autojump_clock: object) -> None:

@@ -225,7 +225,7 @@ async def test_jobs_hold_their_slots_after_a_restart(engine: Engine, autojump_cl
     await engine.start(engine.algorithm(provider, in_flight=2))
     await trio.sleep(100)
     assert times(provider, "create") == []
-    assert engine.supervisor.slots("draw").holders == {"old-0", "old-1"}
+    assert engine.supervisor.roster.slots("draw").holders == {"old-0", "old-1"}
 
 
 async def test_jobs_hold_their_slots_after_a_large_recovery(engine: Engine, autojump_clock: object) -> None:
@@ -275,7 +275,7 @@ async def test_hearts_beat_again_after_a_restart(engine: Engine, autojump_clock:
     stored_task(engine, "t", Status.PROCESSING)
     await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING]), deadline_s=60))
     await trio.sleep_until(10)
-    found = engine.supervisor.live_task("t")
+    found = engine.supervisor.roster.live_task("t")
     assert found is not None
     assert found[1].heartbeat_at == pytest.approx(engine.wall(), abs=2.1)
     await engine.result()

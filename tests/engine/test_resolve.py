@@ -119,7 +119,7 @@ async def test_of_two_decisions_at_once_one_is_refused(
     assert (await engine.at_rest()).ended
     await trio.sleep(100)
     assert engine.feed_ids() == ["t"]
-    assert sum(engine.supervisor.counts().values()) == 0
+    assert sum(engine.supervisor.roster.counts().values()) == 0
 
 
 async def test_a_cancel_that_meets_a_decision_is_not_lost(engine: Engine, autojump_clock: object) -> None:
@@ -146,7 +146,7 @@ async def test_a_decision_that_cannot_be_written_changes_nothing(
     with pytest.raises(StoreUnavailable):
         await engine.supervisor.resolve("t", decision)
     assert (await engine.supervisor.get("t")).status is Status.UNKNOWN
-    assert engine.supervisor.slots("draw").holders == set()
+    assert engine.supervisor.roster.slots("draw").holders == set()
     assert (await engine.supervisor.wait("t", 100)).status is Status.UNKNOWN
     engine.store.failing = False
     await engine.supervisor.resolve("t", decision)

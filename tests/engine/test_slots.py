@@ -26,7 +26,7 @@ async def test_no_more_jobs_exist_than_there_are_slots(engine: Engine, autojump_
     await settle_all(engine, "abcde")
     assert provider.most == 2
     assert provider.created == list("abcde")
-    assert engine.supervisor.slots("draw").holders == set()
+    assert engine.supervisor.roster.slots("draw").holders == set()
 
 
 async def test_who_waits_for_a_slot_costs_no_child(engine: Engine, autojump_clock: object) -> None:

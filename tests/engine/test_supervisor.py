@@ -36,7 +36,7 @@ async def test_a_task_is_durable_before_its_client_hears_of_it(engine: Engine, a
     await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING])))
     task = await engine.submit()
     assert engine.stored().id == task.id
-    assert engine.supervisor.live_task("t") is not None
+    assert engine.supervisor.roster.live_task("t") is not None
 
 
 async def test_repeating_a_key_returns_the_first_task(engine: Engine, autojump_clock: object) -> None:

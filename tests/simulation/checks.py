@@ -55,9 +55,9 @@ class Checks:
         """Slots are those of the tasks that have or may have a job, and no more than the limit."""
         assert life.view is not None
         supervisor = life.view._supervisor
-        live = {task_id: one.task for task_id, one in supervisor._live.items()}
+        live = {task_id: one.task for task_id, one in supervisor.roster.lives.items()}
         at_provider = {task_id for task_id, task in live.items() if task.status in AT_PROVIDER}
-        holders = {task_id for name in KINDS for task_id in supervisor.slots(name).holders}
+        holders = {task_id for name in KINDS for task_id in supervisor.roster.slots(name).holders}
         if not at_provider <= holders:
             raise Violation("a task at the provider has a slot", f"{sorted(at_provider - holders)} have none")
         if not holders <= live.keys():
@@ -66,7 +66,7 @@ class Checks:
             if task.ended:
                 raise Violation("a task that has ended is not minded", str(task.status), task_id)
         for name, limit in self._limits.items():
-            held = len(supervisor.slots(name).holders)
+            held = len(supervisor.roster.slots(name).holders)
             if held > limit + len(self._clients.attached_at):
                 raise Violation("no more jobs are in flight than the limit", f"{name}: {held} of {limit}")
 
@@ -76,7 +76,7 @@ class Checks:
         world = self._world
         if world.clock_touched:
             return
-        for task_id, live in life.view._supervisor._live.items():
+        for task_id, live in life.view._supervisor.roster.lives.items():
             if live.task.job is None or live.task.deadline_at is None:
                 continue
             key = task_id, live.task.job.id
@@ -90,7 +90,7 @@ class Checks:
         """No heart beats without its task, nor after it."""
         assert life.view is not None
         beating = life.view._tools.pulse._entered.keys()
-        live = life.view._supervisor._live
+        live = life.view._supervisor.roster.lives
         for task_id in sorted(beating - live.keys()):
             raise Violation("a heart beats only while its task lives", "it beats", task_id)
         for task_id, at in self._world.hearts.seen.items():

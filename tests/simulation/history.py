@@ -103,7 +103,7 @@ class History:
                 raise self.world.story.violation
             life = self.world.life
             if self.world.up.is_set() and life is not None and life.view is not None:
-                for live in life.view._supervisor._live.values():
+                for live in life.view._supervisor.roster.lives.values():
                     if live.task.status == "unknown":
                         self.checks.unknown(live.task.id, live.task.algorithm, live.task.note)
 
@@ -207,9 +207,9 @@ class History:
         assert world.life is not None
         assert world.life.view is not None
         supervisor = world.life.view._supervisor
-        for live in supervisor._live.values():
+        for live in supervisor.roster.lives.values():
             raise Violation("everything comes to rest when nothing is wrong", str(live.task.status), live.task.id)
-        held = {task_id for name in KINDS for task_id in supervisor.slots(name).holders}
+        held = {task_id for name in KINDS for task_id in supervisor.roster.slots(name).holders}
         if held or len(world.life.view._tools.pulse):
             raise Violation("at rest nothing is held", f"{sorted(held)}")
 

@@ -22,6 +22,7 @@ from creche.engine.journal import Journal
 from creche.engine.live import LiveTask
 from creche.engine.ports import Entry, Written
 from creche.engine.pulse import Pulse
+from creche.engine.roster import Roster
 from creche.engine.supervisor import Supervisor
 
 Plant = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -109,14 +110,14 @@ def _instead(step: type[reconcile.Step]) -> Iterator[None]:
 @contextlib.contextmanager
 def deadline_forgotten() -> Iterator[None]:
     """A restart gives every job its whole time again."""
-    register = Supervisor._register
+    register = Roster.register
 
-    def anew(self: Supervisor, task: Task, *, delay_s: float = 0.0) -> LiveTask:
+    def anew(self: Roster, task: Task, *, delay_s: float = 0.0) -> LiveTask:
         if task.deadline_at is not None and delay_s:
             task = msgspec.structs.replace(task, deadline_at=self._tools.wall() + task.deadline_s)
         return register(self, task, delay_s=delay_s)
 
-    with mock.patch.object(Supervisor, "_register", anew):
+    with mock.patch.object(Roster, "register", anew):
         yield
 
 
@@ -126,7 +127,7 @@ def cancel_not_durable() -> Iterator[None]:
     cancel = Supervisor.cancel
 
     async def forget(self: Supervisor, task_id: str) -> Task:
-        live = self._live.get(task_id)
+        live = self.roster.lives.get(task_id)
         if live is None or live.task.status in rules.AT_REST:
             return await cancel(self, task_id)
         live.change(rules.request_cancel(live.task, "client"))

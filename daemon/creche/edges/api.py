@@ -213,7 +213,7 @@ class Api:
 
     def _out(self, task: Task, *, with_input: bool = False) -> wire.TaskOut:
         """Where a child minds the task, its memory is newer than the store."""
-        live = self._supervisor.live_task(task.id)
+        live = self._supervisor.roster.live_task(task.id)
         if live is None or task.ended:
             return wire.task_out(task, with_input=with_input)
         return wire.task_out(*live, with_input=with_input)

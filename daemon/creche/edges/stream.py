@@ -37,7 +37,7 @@ MAX_INCOMING_BYTES = 4096
 
 
 class Minding(Protocol):
-    """What the stream asks the supervisor for."""
+    """What the stream asks the roster for."""
 
     def live_task(self, task_id: str) -> tuple[Task, Live] | None: ...
 

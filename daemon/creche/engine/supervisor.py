@@ -1,12 +1,11 @@
-"""Admission, the registry of what is minded, recovery, stop.
+"""Admission, minding, recovery, stop.
 
-Every unfinished task is a `LiveTask` in the registry; those that are minded have a nursery of their own below
-`Supervisor.run`. A task that is `unknown` stays in the registry at rest until somebody resolves it.
+Every unfinished task is a `LiveTask` in the roster; those that are minded have a nursery of their own below
+`Supervisor.run`. A task that is `unknown` stays in the roster at rest until somebody resolves it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -15,18 +14,16 @@ import trio
 from loguru import logger
 
 from creche.core import task as rules
-from creche.core.limits import Slots
 from creche.core.reconcile import Create, Rest
 from creche.core.task import DEADLINE, Cancelled, Status, Task
-from creche.core.wire import Live, ResolveIn, TaskIn
-from creche.engine.admission import admit, attached, new_token, not_configured
-from creche.engine.batches import Accounts, Batches
+from creche.core.wire import ResolveIn, TaskIn
+from creche.engine.admission import admit, attached, new_token
 from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
-from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.minding import mind
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
+from creche.engine.roster import Roster
 from creche.errors import (
     CrecheError,
     Draining,
@@ -46,8 +43,6 @@ RELOAD_STEP_S = 0.001
 CHUNK = 100
 """Tasks that are put back, or let go, between two looks at the world, so that neither stalls anything."""
 
-_HOLD_NO_SLOT = rules.AT_REST | {Status.ACCEPTED}
-
 
 class Supervisor:
     """Minds all tasks of this node. `max_tasks` bounds how many may be unfinished."""
@@ -55,32 +50,29 @@ class Supervisor:
     def __init__(self, tools: Tools, feed: Feed, algorithms: Mapping[str, Algorithm], *, max_tasks: int) -> None:
         self._tools = tools
         self._feed = feed
-        self._algorithms = dict(algorithms)
-        self._gates: dict[str, Gate] = {}
-        self._live: dict[str, LiveTask] = {}
+        self.roster = Roster(tools, algorithms)
         self._max_tasks = max_tasks
         self._arriving = 0
         self._stopping = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._accounts: Accounts
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover what is unfinished, then mind until `stop`. Ready means recovered. Raises `StoreUnavailable`."""
         async with trio.open_nursery() as self._nursery:
-            self._accounts = Accounts(self._nursery)
+            self.roster.begin(self._nursery)
             self._nursery.start_soon(self._tools.clock.watch, self._after_a_jump)
             await self._recover()
             task_status.started()
             await self._stopping.wait()
             await self._let_go()
             self._nursery.cancel_scope.cancel()
-        for live in self._live.values():
+        for live in self.roster.lives.values():
             live.come_to_rest()  # whoever waits for the task now waits for the next start
 
     async def _let_go(self) -> None:
         """Cancel all tasks, some at a time: to unwind twenty thousand at once would hold up the loop for seconds."""
         grace_until = trio.current_time() + ON_WIRE_GRACE_S
-        for number, live in enumerate(list(self._live.values())):
+        for number, live in enumerate(list(self.roster.lives.values())):
             if number % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
             if live.on_wire is not None:
@@ -115,7 +107,7 @@ class Supervisor:
         for task_in in tasks_in:
             try:
                 self._check_room(len(writes))
-                task = admit(task_in, self._algorithms, self._tools.wall())
+                task = admit(task_in, self.roster.algorithms, self._tools.wall())
             except CrecheError as exc:
                 answers.append(exc)
             else:
@@ -130,7 +122,7 @@ class Supervisor:
 
     async def get(self, task_id: str) -> Task:
         """A task, unfinished or settled. Raises `TaskNotFound`, `StoreUnavailable`."""
-        live = self._live.get(task_id)
+        live = self.roster.lives.get(task_id)
         if live is not None:
             return live.task
         task = await self._tools.journal.read(lambda store: store.get(task_id))
@@ -140,7 +132,7 @@ class Supervisor:
 
     async def wait(self, task_id: str, timeout_s: float) -> Task:
         """A task as soon as it is at rest, or as it is after `timeout_s`. Raises as `get`."""
-        live = self._live.get(task_id)
+        live = self.roster.lives.get(task_id)
         if live is not None:
             with trio.move_on_after(timeout_s):
                 await live.wait_for_rest()
@@ -155,7 +147,7 @@ class Supervisor:
         """
         await self._tools.journal.probe()
         task = await self.get(task_id)
-        live = self._live.get(task_id)
+        live = self.roster.lives.get(task_id)
         if live is None or task.status in rules.AT_REST:
             if task.status is Status.CANCELLED:
                 return task
@@ -179,7 +171,7 @@ class Supervisor:
     async def resolve(self, task_id: str, decision: ResolveIn) -> Task:
         """A person's decision about an `unknown` task. Raises `InvalidRequest`, `WrongStatus`, `TaskNotFound`."""
         task = await self.get(task_id)
-        live = self._live.get(task_id)
+        live = self.roster.lives.get(task_id)
         if live is None or task.status is not Status.UNKNOWN:
             raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
         if not live.at_rest:
@@ -199,12 +191,12 @@ class Supervisor:
             case action:
                 raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
         # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
-        fresh = self._register(task)
+        fresh = self.roster.register(task)
         try:
             await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
         except CrecheError:
             self._rest(fresh)
-            self._live[task_id] = live
+            self.roster.lives[task_id] = live
             raise
         return task  # as it was written; it goes on from there meanwhile
 
@@ -219,79 +211,29 @@ class Supervisor:
             raise
         return task
 
-    # -- what the API shows ------------------------------------------------------------------------------
-
-    def live_task(self, task_id: str) -> tuple[Task, Live] | None:
-        """An unfinished task, with what only this node knows of it."""
-        live = self._live.get(task_id)
-        return None if live is None else (live.task, live.seen())
-
-    def counts(self) -> Counter[tuple[str, Status]]:
-        """Unfinished tasks by algorithm and status."""
-        return Counter((live.task.algorithm, live.task.status) for live in self._live.values())
-
-    def conditions(self) -> dict[str, dict[str, int]]:
-        """Algorithms whose provider cannot be asked properly: condition → number of tasks that meet it."""
-        found: dict[str, Counter[str]] = {}
-        for live in self._live.values():
-            if live.condition is not None:
-                found.setdefault(live.task.algorithm, Counter())[live.condition] += 1
-        return {name: dict(conditions) for name, conditions in found.items()}
-
-    def slots(self, algorithm: str) -> Slots:
-        """The slots of an algorithm, whether configured or not."""
-        return self.gate(algorithm).slots
-
-    def gate(self, algorithm: str) -> Gate:
-        """The gate of an algorithm, whether configured or not."""
-        if algorithm not in self._gates:
-            gate = self._gates[algorithm] = Gate(self._algorithm(algorithm))
-            gate.batches = self._batches(algorithm, gate)
-        return self._gates[algorithm]
-
     # -- reload ------------------------------------------------------------------------------------------
 
     def reload(self, algorithms: Mapping[str, Algorithm]) -> None:
         """Take over changed algorithms; running tasks go on with the new settings, a thousand per second."""
-        self._algorithms = dict(algorithms)
-        spread_s = len(self._live) * RELOAD_STEP_S
-        for live in self._live.values():
-            live.algorithm = self._algorithm(live.task.algorithm)
+        promoted = self.roster.reload(algorithms)
+        spread_s = len(self.roster.lives) * RELOAD_STEP_S
+        for live in self.roster.lives.values():
             if not live.queued:
                 live.alarm.hasten(spread_s * self._tools.dice())
-        for name, gate in self._gates.items():
-            # The limits of one that is away stay, so that its return finds no crowd.
-            if name in self._algorithms:
-                self._wake(gate.take_over(self._algorithms[name]))
-            gate.batches = self._batches(name, gate)
-        self._accounts.keep_only({algorithm.provider.account for algorithm in self._algorithms.values()})
+        self._wake(promoted)
 
     # -- inside ------------------------------------------------------------------------------------------
-
-    def _algorithm(self, name: str) -> Algorithm:
-        return self._algorithms.get(name) or not_configured(name)
-
-    def _batches(self, name: str, gate: Gate) -> Batches | None:
-        return self._accounts.of(self._algorithm(name).provider, name, gate.polls)
 
     def _check_room(self, before: int) -> None:
         if self.draining:
             raise Draining("the daemon is stopping; submit again in a moment")
-        if len(self._live) + self._arriving + before >= self._max_tasks:
+        if len(self.roster.lives) + self._arriving + before >= self._max_tasks:
             raise TooManyTasks(f"{self._max_tasks} tasks are unfinished, as many as [tasks] max allows")
 
     def _begin_accepted(self, written: Written) -> None:
         if isinstance(written, Accepted) and written.new:
             self._tools.count("accepted", written.task.algorithm, "new")
-            self._start(self._register(written.task))
-
-    def _register(self, task: Task, *, delay_s: float = 0.0) -> LiveTask:
-        gate = self.gate(task.algorithm)
-        live = LiveTask(task, self._algorithm(task.algorithm), gate, self._tools, delay_s=delay_s)
-        self._live[task.id] = live
-        if task.status not in _HOLD_NO_SLOT:
-            gate.slots.hold(task.id)
-        return live
+            self._start(self.roster.register(written.task))
 
     def _start(self, live: LiveTask) -> None:
         """Mind a task that the store has; an unknown one rests, and who waits for a slot needs no child yet."""
@@ -328,7 +270,7 @@ class Supervisor:
         if jumps.set_by_s:
             logger.warning("the clock was set by {:+.0f} s; deadlines stay as far away as they were", jumps.set_by_s)
         now, wall = trio.current_time(), self._tools.wall()
-        for live in self._live.values():
+        for live in self.roster.lives.values():
             if jumps.set_by_s and (task := rules.shift(live.task, jumps.set_by_s)) is not live.task:
                 live.change(task)
                 self._tools.journal.note(task)
@@ -344,8 +286,8 @@ class Supervisor:
         left = frozenset(await self._tools.journal.read(lambda store: store.left_results()))
         lives = []
         for task in tasks:
-            every_s = self._algorithm(task.algorithm).rhythm.every_s
-            live = self._register(task, delay_s=every_s * self._tools.dice())
+            every_s = self.roster.algorithm(task.algorithm).rhythm.every_s
+            live = self.roster.register(task, delay_s=every_s * self._tools.dice())
             live.left_result = task.id in left and task.job is not None
             lives.append(live)
         # All have their slots before the first goes on: none may be given away that a job needs.
@@ -357,7 +299,7 @@ class Supervisor:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     def _settled(self, live: LiveTask, written: Written) -> None:
-        self._live.pop(live.task.id, None)
+        self.roster.lives.pop(live.task.id, None)
         if not isinstance(written, Entry):
             logger.error("{}: the outcome was refused: {}", live.task.id, written)
             self._rest(live)
@@ -378,8 +320,8 @@ class Supervisor:
 
     def _wake(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
-            if task_id in self._live:
-                self._rouse(self._live[task_id])
+            if task_id in self.roster.lives:
+                self._rouse(self.roster.lives[task_id])
 
 
 def _accepted(written: Written | CrecheError) -> Accepted | CrecheError:
