@@ -19,13 +19,14 @@ import pytest
 from creche import config
 from creche.cli import Exit
 from creche.cli.app import COMMANDS, app
-from creche.core import recording, wire
+from creche.core import recording, wire, wire_status
 from creche.core.document import Table
 from creche.core.histogram import Histogram
 from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
 from creche.core.task import Outcome, Status
+from creche.core.wire_status import FleetOut
 from creche.edges import api, stream, stream_broadcast, stream_sending
 from creche.edges.api_routes import Route
 from creche.edges.metrics import Metrics, Snapshot
@@ -292,8 +293,8 @@ def test_every_query_parameter(route: Route) -> None:
         ("A decision", wire.ResolveIn),
         ("A page", wire.Page),
         ("Results", wire.Results),
-        ("An algorithm", wire.AlgorithmOut),
-        ("The status", wire.StatusOut),
+        ("An algorithm", wire_status.AlgorithmOut),
+        ("The status", wire_status.StatusOut),
         ("A problem", wire.Problem),
     ],
 )
@@ -402,6 +403,7 @@ def test_every_metric() -> None:
         store_fault=False,
         heartbeats_fault=False,
         draining=False,
+        fleet=FleetOut(member="n", lease_s=1.0, nodes=[], orphans={}, waiting=0, tasks={}, adopted=0),
     )
     known = {
         metric.name if metric.type == "histogram" else sample.name: [

@@ -44,7 +44,13 @@ CLOCKS = {"sched", "time"}
 
 # The files that hand calls of a blocking library to threads: those of the store, that of Redis, and name resolution,
 # which Trio does in threads as well, but without a limit of its own.
-THREAD_OWNERS = {"service_parts", "edges.heartbeats_redis", "edges.upstream_addresses"}
+THREAD_OWNERS = {
+    "service_parts",
+    "service_store",
+    "edges.heartbeats_redis",
+    "edges.store_redis_connect",
+    "edges.upstream_addresses",
+}
 
 # The one file of the client that needs more than the standard library.
 ASYNC_CLIENT = "client_trio"

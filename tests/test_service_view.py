@@ -39,6 +39,7 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
         upstreams=nothing,
         lag=nothing,
         node="n",
+        fleet=None,
     )
 
     def fail(*_: object) -> None:

@@ -11,18 +11,25 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import tomli
 
 from creche.config_algorithms import AlgorithmSection, AlgorithmsReader
-from creche.config_values import Route, Secret, default_folder, has_plain_password, read_route, read_secret
+from creche.config_values import (
+    Route,
+    Secret,
+    default_folder,
+    read_redis,
+    read_route,
+    read_secret,
+)
 from creche.core.document import Table
 from creche.errors import ConfigError
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+DURABLE = ("server", "always")
 LOG_FORMATS = ("auto", "text", "json")
 MAX_SOCKET_BYTES = 107
 """What the system binds: `sun_path` of Linux holds 108 bytes with the closing NUL."""
@@ -62,9 +69,13 @@ class HttpSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The SQLite file, and how long settled tasks stay in it."""
+    """The SQLite file, or with a `url` the Redis or Valkey of a fleet; and how long settled tasks stay there."""
 
     path: Path
+    url: Secret | None
+    prefix: str
+    durable: str
+    replicas: int
     keep_s: float
     keep_count: int
     max_inline_bytes: int
@@ -206,25 +217,25 @@ class _Reader:
     def _store(self, table: Table) -> StoreSection:
         section = StoreSection(
             path=self._path(table.text("path")) or default_folder(self._environ, "state") / "creche.db",
+            url=read_redis(table, self._environ),
+            prefix=table.text("prefix", "creche"),
+            durable=table.choice("durable", "server", DURABLE),
+            replicas=table.integer("replicas", 0, at_least=0, at_most=9),
             keep_s=table.duration("keep_for", 30 * 86400.0, at_least_s=60.0),
             keep_count=table.integer("keep_count", 1_000_000, at_least=1),
             max_inline_bytes=table.size("max_inline", 256 << 10, at_least=1024),
             max_asset_bytes=table.size("max_asset", 1 << 30, at_least=1024),
         )
+        for key, given in (("durable", section.durable != "server"), ("replicas", section.replicas)):
+            if given and section.url is None:
+                table.wrong(key, "is for a fleet: say in `url` which Redis or Valkey keeps the store")
+        if not section.prefix or set(section.prefix) & set("{}"):
+            table.wrong("prefix", "expected some letters, without braces")
         table.close()
         return section
 
     def _heartbeats(self, table: Table) -> HeartbeatsSection:
-        url = read_secret(table, "url", self._environ, whole=False)
-        if url is not None:
-            try:
-                parts = urlsplit(url.reveal())
-            except ValueError:
-                parts = urlsplit("")
-            if parts.scheme not in {"redis", "rediss", "unix"}:
-                table.wrong("url", "expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
-            elif has_plain_password(table.text("url")):
-                table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
+        url = read_redis(table, self._environ, kinds=("standalone",))
         section = HeartbeatsSection(url=url, prefix=table.text("prefix", "creche"))
         table.close()
         return section

@@ -48,6 +48,10 @@ def tables(config: Config) -> Tables:
         },
         "store": {
             "path": str(store.path),
+            "url": _written(store.url),
+            "prefix": store.prefix,
+            "durable": store.durable,
+            "replicas": store.replicas,
             "keep_for": format_duration(store.keep_s),
             "max_inline": format_size(store.max_inline_bytes),
             "max_asset": format_size(store.max_asset_bytes),

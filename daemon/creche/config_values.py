@@ -6,7 +6,7 @@ import hmac
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import msgspec
 
 from creche.core.document import Table, suggestion
 from creche.core.proxies import ENVIRONMENT, EnvironmentProxies, is_proxy_url
+from creche.core.redis_url import KINDS, read_redis_url
 
 _REFERENCE = re.compile(r"\$\{(env|credential):([A-Za-z0-9_.-]+)\}")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&]password=)[^&#]+")
@@ -47,6 +48,22 @@ class Route(msgspec.Struct, frozen=True):
 
     proxy: Secret | None
     http2: bool
+
+
+def read_redis(table: Table, environ: Mapping[str, str], kinds: Collection[str] = KINDS) -> Secret | None:
+    """The `url` of a Redis or Valkey, None where there is none. Its password must be a reference."""
+    url = read_secret(table, "url", environ, whole=False)
+    if url is None:
+        return None
+    if has_plain_password(table.text("url")):
+        table.wrong("url", "the password stands in plain text; write ${env:NAME} or ${credential:NAME} there")
+        return url
+    try:
+        if read_redis_url(url.reveal()).kind not in kinds:
+            table.wrong("url", "expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    except ValueError as exc:
+        table.wrong("url", str(exc))
+    return url
 
 
 def read_route(table: Table, environ: Mapping[str, str], default: Route) -> Route:

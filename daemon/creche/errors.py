@@ -136,6 +136,12 @@ class StoreUnavailable(UnavailableError):
     code = "store_unavailable"
 
 
+class NotOwner(UnavailableError):
+    """In a fleet: this node was away for so long that others took its tasks; it begins anew."""
+
+    code = "not_owner"
+
+
 class HeartbeatsUnreachable(UnavailableError):
     """Redis did not take a beat; it is tried again at the next one."""
 

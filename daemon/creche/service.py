@@ -20,21 +20,27 @@ from loguru import logger
 
 from creche import __version__
 from creche.config import Config, load
+from creche.core.fleet import Member
 from creche.edges import logs
 from creche.edges.api import Api
 from creche.edges.stream import Stream
 from creche.edges.systemd import Notifier, take_sockets
 from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
+from creche.engine.fleet import Fleet
 from creche.engine.journal import Journal
 from creche.engine.lag import LoopLag
+from creche.engine.lease import UNLIMITED, Lease
 from creche.engine.live import Tools
+from creche.engine.others import OtherNodes
+from creche.engine.ports import Heartbeats
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
 from creche.engine.timetable import Timetable
 from creche.errors import StartError
 from creche.service_outside import Outside
-from creche.service_parts import address_of, algorithms_of, flatten, make_access, prune_forever
+from creche.service_parts import address_of, algorithms_of, flatten, make_access
+from creche.service_store import prune_forever
 from creche.service_view import View
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -91,20 +97,32 @@ async def serve(
 ) -> None:
     """Run the daemon until `stop` is set; ready, with its `View`, when the last listener is up. Raises `StartError`."""
     clock = Clock(wall=outside.wall, uptime=outside.uptime)
-    upstreams = outside.make_upstreams(config, timetable := Timetable())
-    heartbeats = outside.make_heartbeats(config.heartbeats)
-    async with outside.open_store(config.store) as (store, write, read), trio.open_nursery() as ground:
-        journal = Journal(store, run_write=write, run_read=read)
-        floor, head = await journal.read(lambda opened: opened.feed_bounds())
+    lease = Lease(outside.uptime) if config.store.url is not None else UNLIMITED
+    upstreams = outside.make_upstreams(config, timetable := Timetable(), lease.holds)
+    node = secrets.token_hex(6)
+    heartbeats = outside.make_heartbeats(config.heartbeats, "" if lease is UNLIMITED else node)
+    async with outside.open_store(config.store) as opened, trio.open_nursery() as ground:
+        journal = Journal(opened.store, run_write=opened.write, run_read=opened.read)
+        floor, head = await journal.read(lambda store: store.feed_bounds())
         lag = LoopLag()
         pulse = Pulse(heartbeats, wall=clock.now)
         tools = Tools(
-            journal=journal, pulse=pulse, timetable=timetable, updates=Updates(), clock=clock, dice=outside.dice
+            journal=journal,
+            pulse=pulse,
+            timetable=timetable,
+            updates=Updates(),
+            clock=clock,
+            dice=outside.dice,
+            lease=lease,
         )
-        feed = Feed(journal, identity=store.identity, floor=floor, head=head)
-        supervisor = Supervisor(tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks)
+        feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head)
+        others = OtherNodes(opened.fleet) if opened.fleet is not None else None
+        supervisor = Supervisor(
+            tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks, others=others
+        )
+        about = Member(id=node, host=outside.host(), version=__version__, capacity=config.max_tasks)
+        fleet = Fleet(others, supervisor=supervisor, feed=feed, tools=tools, about=about) if others else None
         access = make_access(config.tcp)
-        node = secrets.token_hex(6)
         stream = Stream(feed=feed, updates=tools.updates, minding=supervisor.roster, access=access, node=node)
         view = View(
             config,
@@ -116,6 +134,7 @@ async def serve(
             upstreams=upstreams,
             lag=lag,
             node=node,
+            fleet=fleet,
         )
         api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
         front = outside.make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
@@ -124,6 +143,8 @@ async def serve(
         await ground.start(tools.timetable.run)
         minding_ended = await _begin(ground, supervisor.run)
         await ground.start(pulse.run)
+        if fleet is not None:
+            await ground.start(fleet.run)
         await ground.start(lag.run)
         ground.start_soon(stream.run)
         ground.start_soon(prune_forever, config.store, journal, feed, clock.now)
@@ -141,18 +162,29 @@ async def serve(
             supervisor.stop()
             await upstreams.aclose()  # creates that wait for a connection are not sent any more
             await minding_ended.wait()
-            with trio.move_on_after(FLUSH_S):
-                await journal.flush()
-            feed.close()
-            with trio.move_on_after(FLUSH_S):
-                await front_ended.wait()
+            await _flush(journal, feed, front_ended)
         journal.close()
         await journal_ended.wait()
-        await pulse.beat()  # the ended ones must not look alive until the next start
-        if heartbeats is not None:
-            await heartbeats.aclose()
+        await _say_goodbye(fleet, pulse, heartbeats)
         ground.cancel_scope.cancel()
     logger.info("stopped; what is unfinished is minded again at the next start")
+
+
+async def _flush(journal: Journal, feed: Feed, front_ended: trio.Event) -> None:
+    with trio.move_on_after(FLUSH_S):
+        await journal.flush()
+    feed.close()
+    with trio.move_on_after(FLUSH_S):
+        await front_ended.wait()
+
+
+async def _say_goodbye(fleet: Fleet | None, pulse: Pulse, heartbeats: Heartbeats | None) -> None:
+    if fleet is not None:
+        with trio.move_on_after(FLUSH_S):
+            await fleet.leave()
+    await pulse.beat()  # the ended ones must not look alive until the next start
+    if heartbeats is not None:
+        await heartbeats.aclose()
 
 
 async def _begin(nursery: trio.Nursery, run: Callable[..., Awaitable[None]], *args: object) -> trio.Event:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -21,14 +22,13 @@ from creche.edges.front import Handle, Refuse, Upgrade
 from creche.engine.ports import Heartbeats
 from creche.engine.timetable import Timetable
 from creche.service_parts import (
-    OpenStore,
     Transports,
     make_front,
     make_heartbeats,
     make_upstreams,
     open_listeners,
-    open_store,
 )
+from creche.service_store import OpenStore, open_store
 
 
 class Door(Protocol):
@@ -57,6 +57,10 @@ class Outside:
         """Seconds since the machine was started, those of its sleep included; nobody can set it."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def host(self) -> str:
+        """What the machine is called, for people."""
+        return socket.gethostname()
+
     def dice(self) -> float:
         """A number from 0 to 1, by chance."""
         return random.random()  # noqa: S311 - spreads load, keeps no secret
@@ -67,15 +71,15 @@ class Outside:
 
     def open_store(self, section: StoreSection) -> AbstractAsyncContextManager[OpenStore]:
         """The store, open. Raises `StartError`."""
-        return open_store(section)
+        return open_store(section, self.wall)
 
-    def make_upstreams(self, config: Config, timetable: Timetable) -> Transports:
+    def make_upstreams(self, config: Config, timetable: Timetable, may_create: Callable[[], bool]) -> Transports:
         """What carries requests to providers. Raises `StartError`."""
-        return make_upstreams(config, os.environ, timetable)
+        return make_upstreams(config, os.environ, timetable, may_create)
 
-    def make_heartbeats(self, section: HeartbeatsSection) -> Heartbeats | None:
+    def make_heartbeats(self, section: HeartbeatsSection, name: str) -> Heartbeats | None:
         """Where beats are shown to others, if anywhere. Raises `StartError`."""
-        return make_heartbeats(section)
+        return make_heartbeats(section, name)
 
     def open_listeners(self, config: Config) -> AbstractAsyncContextManager[list[trio.SocketListener]]:
         """What clients connect to, open. Raises `StartError`."""

@@ -10,12 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 import trio
-from loguru import logger
 
-from creche.config import Config, HeartbeatsSection, StoreSection, TcpSection
+from creche.config import Config, HeartbeatsSection, TcpSection
 from creche.config_algorithms import AlgorithmSection
 from creche.core.access import Access
 from creche.core.binding import Binding
@@ -27,22 +26,16 @@ from creche.edges.heartbeats_redis import RedisHeartbeats
 from creche.edges.http_asking import Asking
 from creche.edges.http_provider import HttpProvider
 from creche.edges.store_results import asset_folder
-from creche.edges.store_sqlite import SqliteStore
 from creche.edges.upstream import Upstream
 from creche.edges.upstream_assets import AssetFiles, FindProxy
 from creche.edges.upstream_httpx import HttpxUpstream
 from creche.edges.upstream_routes import Sends, Settings, Upstreams
-from creche.engine.feed import Feed
-from creche.engine.journal import Journal, RunSync
 from creche.engine.live import Algorithm
-from creche.engine.ports import AssetSaver, Provider, Store
+from creche.engine.ports import AssetSaver, Provider
 from creche.engine.timetable import Timetable
-from creche.errors import StartError, StoreUnavailable
+from creche.errors import StartError
 from creche.plugin import Settings as PluginSettings
 
-T = TypeVar("T")
-
-PRUNE_EVERY_S = 60.0
 BODIES_AT_ONCE = 4
 """How many requests of the largest size are received at the same time."""
 
@@ -65,56 +58,6 @@ class Transports(Protocol):
         """Send nothing more; requests on the wire end with an error."""
 
 
-class Threads:
-    """Two threads for the disk: one writes, one reads, each one function at a time."""
-
-    def __init__(self) -> None:
-        self._writer = trio.CapacityLimiter(1)
-        self._reader = trio.CapacityLimiter(1)
-
-    async def write(self, function: Callable[[], T]) -> T:
-        """Run a function in the writing thread. It cannot be cut short; cancellation waits for it."""
-        return await trio.to_thread.run_sync(function, limiter=self._writer)
-
-    async def read(self, function: Callable[[], T]) -> T:
-        """Run a function in the reading thread, likewise."""
-        return await trio.to_thread.run_sync(function, limiter=self._reader)
-
-
-class OpenStore(NamedTuple):
-    """A store that is open, and what runs its functions: those that write, and those that read."""
-
-    store: Store
-    write: RunSync
-    read: RunSync
-
-
-@asynccontextmanager
-async def open_store(section: StoreSection) -> AsyncIterator[OpenStore]:
-    """The store, closed at the end whatever happens. Raises `StartError`."""
-    threads = Threads()
-    _make_folder(section.path.parent, 0o700)
-    store = SqliteStore(section.path, max_inline=section.max_inline_bytes)
-    await threads.write(store.open)
-    try:
-        yield OpenStore(store, threads.write, threads.read)
-    finally:
-        with trio.CancelScope(shield=True):  # as long as SQLite's last checkpoint takes
-            await threads.write(store.close)
-
-
-async def prune_forever(section: StoreSection, journal: Journal, feed: Feed, wall: Callable[[], float]) -> None:
-    """Apply retention every minute, in steps that hold up no commit for long. `wall` gives Unix seconds."""
-    while True:
-        try:
-            while await journal.prune(settled_before=wall() - section.keep_s, keep=section.keep_count):
-                floor, _ = await journal.read(lambda store: store.feed_bounds())
-                feed.forget_up_to(floor)
-        except StoreUnavailable as exc:
-            logger.debug("retention waits for the store: {}", exc)
-        await trio.sleep(PRUNE_EVERY_S)
-
-
 @asynccontextmanager
 async def open_listeners(config: Config, inherited: Sequence[int]) -> AsyncIterator[list[trio.SocketListener]]:
     """The Unix socket and the TCP port, taken from systemd where it gave them. Raises `StartError`.
@@ -128,7 +71,7 @@ async def open_listeners(config: Config, inherited: Sequence[int]) -> AsyncItera
     section, made = config.socket, None
     try:
         if socket.AF_UNIX not in given:
-            _make_folder(section.path.parent, 0o755)
+            make_folder(section.path.parent, 0o755)
             unix = open_unix(section.path, mode=section.mode, owner=section.owner, group=section.group)
             listeners.append(unix)
             made = section.path.stat().st_ino
@@ -187,19 +130,22 @@ def make_access(section: TcpSection) -> Access:
     return Access(token=token, allow_writes=section.allow_writes, origins=section.origins)
 
 
-def make_heartbeats(section: HeartbeatsSection) -> RedisHeartbeats | None:
-    """Redis or Valkey, where one is configured. Raises `StartError`."""
+def make_heartbeats(section: HeartbeatsSection, name: str) -> RedisHeartbeats | None:
+    """Redis or Valkey, where one is configured. `name` is that of a node of a fleet. Raises `StartError`."""
     if section.url is None:
         return None
     try:
-        return RedisHeartbeats(section.url.reveal(), prefix=section.prefix)
+        return RedisHeartbeats(section.url.reveal(), prefix=section.prefix, name=name)
     except ValueError as exc:
         raise StartError(f"[heartbeats] url: {exc}") from None
 
 
-def make_upstreams(config: Config, environ: Mapping[str, str], timetable: Timetable) -> Upstreams:
-    """The transports to all providers; `environ` names proxies. Raises `StartError`."""
-    section, store, files = config.upstream, config.store, Threads()
+def make_upstreams(
+    config: Config, environ: Mapping[str, str], timetable: Timetable, may_create: Callable[[], bool]
+) -> Upstreams:
+    """The transports to all providers; `environ` names proxies, `may_create` is `Upstream`'s. Raises `StartError`."""
+    section, store = config.upstream, config.store
+    files = trio.CapacityLimiter(1)
     context = None
     make_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
     if section.ca_file is not None:
@@ -224,7 +170,7 @@ def make_upstreams(config: Config, environ: Mapping[str, str], timetable: Timeta
         return AssetFiles(
             asset_folder(store.path),
             max_bytes=store.max_asset_bytes,
-            run=files.write,
+            run=partial(trio.to_thread.run_sync, limiter=files),
             make_context=make_context,
             find_proxy=find_proxy,
         )
@@ -234,6 +180,7 @@ def make_upstreams(config: Config, environ: Mapping[str, str], timetable: Timeta
         max_body_bytes=section.max_answer_bytes,
         ssl_context=context,
         timetable=timetable,
+        may_create=may_create,
     )
     return Upstreams(direct, make, make_saver, environ)
 
@@ -290,7 +237,8 @@ def flatten(error: BaseException) -> Iterator[Exception]:
         yield error
 
 
-def _make_folder(path: Path, mode: int) -> None:
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder with all above it. Raises `StartError`."""
     try:
         path.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as exc:

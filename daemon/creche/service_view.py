@@ -9,10 +9,13 @@ from loguru import logger
 
 from creche import __version__
 from creche.config import Config
-from creche.core import wire
+from creche.core import wire, wire_status
+from creche.core.fleet import decode_member
+from creche.core.task import ENDS
 from creche.edges.metrics import Metrics, Snapshot
 from creche.edges.stream import Stream
 from creche.engine.feed import Feed
+from creche.engine.fleet import Fleet
 from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
 from creche.engine.supervisor import Supervisor
@@ -39,6 +42,7 @@ class View:
         upstreams: Transports,
         lag: LoopLag,
         node: str,
+        fleet: Fleet | None,
     ) -> None:
         self._config = config
         self._outside = outside
@@ -49,6 +53,7 @@ class View:
         self._upstreams = upstreams
         self._lag = lag
         self._node = node
+        self._fleet = fleet
         self._metrics = Metrics(self._snapshot)
         self._started_at = outside.wall()
         self.addresses: list[str] = []
@@ -82,19 +87,19 @@ class View:
         self._config = msgspec.structs.replace(self._config, algorithms=config.algorithms, deadline_s=config.deadline_s)
         logger.info("reloaded, algorithms: {}", ", ".join(config.algorithms) or "none")
 
-    def status(self) -> wire.StatusOut:
+    def status(self) -> wire_status.StatusOut:
         """For `GET /v1/status`."""
         counts: Counter[str] = Counter()
         for (_, status), number in self._supervisor.roster.counts().items():
             counts[status.value] += number
         now = self._outside.wall()
         draining = self._supervisor.draining
-        return wire.StatusOut(
+        return wire_status.StatusOut(
             node=self._node,
             version=__version__,
             started_at=wire.utc(self._started_at),
             uptime_s=round(now - self._started_at, 3),
-            ready=not draining and self._tools.journal.fault is None,
+            ready=not draining and self._tools.journal.fault is None and self._tools.lease.holds(),
             draining=draining,
             tasks=counts,
             unfinished=counts.total(),
@@ -104,16 +109,43 @@ class View:
             heartbeats="process" if self._config.heartbeats.url is None else "redis",
             cursor=self._feed.cursor(self._feed.head),
             faults=self._faults(),
+            fleet=self._fleet_out(),
         )
 
-    def algorithms(self) -> list[wire.AlgorithmOut]:
+    def _fleet_out(self) -> wire_status.FleetOut | None:
+        fleet = self._fleet
+        heard = None if fleet is None else fleet.renewal
+        if fleet is None or heard is None:
+            return None
+        nodes = [decode_member(told) for told in heard.members.values()]
+        return wire_status.FleetOut(
+            member=fleet.member,
+            lease_s=round(self._tools.lease.left_s, 3),
+            nodes=[
+                wire_status.NodeOut(
+                    id=node.id,
+                    host=node.host,
+                    version=node.version,
+                    joined_at=wire.utc(node.joined_at),
+                    tasks=node.tasks,
+                    capacity=node.capacity,
+                )
+                for node in sorted(nodes, key=lambda node: node.joined_at)
+            ],
+            orphans=heard.gone,
+            waiting=heard.waiting,
+            tasks={status.value: count for status, count in heard.counts.items() if count and status not in ENDS},
+            adopted=fleet.adopted,
+        )
+
+    def algorithms(self) -> list[wire_status.AlgorithmOut]:
         """For `GET /v1/algorithms`."""
         conditions = self._supervisor.roster.conditions()
         rows = []
         for section in self._config.algorithms.values():
             slots = self._supervisor.roster.slots(section.name)
             rows.append(
-                wire.AlgorithmOut(
+                wire_status.AlgorithmOut(
                     name=section.name,
                     recipe=section.kind.name,
                     title=section.kind.title,
@@ -135,7 +167,11 @@ class View:
         return self._metrics.expose()
 
     def _faults(self) -> list[str]:
-        faults = {"store": self._tools.journal.fault, "heartbeats": self._tools.pulse.fault}
+        faults = {
+            "store": self._tools.journal.fault,
+            "heartbeats": self._tools.pulse.fault,
+            "fleet": None if self._fleet is None else self._fleet.fault,
+        }
         return [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
 
     def _snapshot(self) -> Snapshot:
@@ -157,4 +193,5 @@ class View:
             store_fault=self._tools.journal.fault is not None,
             heartbeats_fault=self._tools.pulse.fault is not None,
             draining=self._supervisor.draining,
+            fleet=self._fleet_out(),
         )

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.chaos import fleet
 from tests.chaos.checks import Checker
 from tests.chaos.clients import Clients, Ears
 from tests.chaos.recipes import RECIPES, config
@@ -103,6 +104,7 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=200, help="how often it is started and struck (default: 200)")
     parser.add_argument("--seed", type=int, default=None, help="where the choices come from")
     parser.add_argument("--only", action="append", default=[], metavar="KIND", help="one kind of strike, repeatable")
+    parser.add_argument("--fleet", action="store_true", help="three daemons that share a Valkey, which is struck, too")
     parser.add_argument("--recovery", action="store_true", help="instead measure the rate before and after a kill")
     given = parser.parse_args()
     if given.recovery:
@@ -113,7 +115,7 @@ def main() -> int:
             return measure(daemon)
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
     print(f"test-chaos: seed {seed}", flush=True)  # noqa: T201
-    campaign(given.cycles, seed, given.only)
+    (fleet.campaign if given.fleet else campaign)(given.cycles, seed, given.only)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 
@@ -12,13 +13,18 @@ from hypothesis import strategies as st
 from creche.core.limits import Breaker, Rate
 
 
+def comes_at(rate: Rate, now: float) -> float:
+    """When whoever asks now may go."""
+    return now + rate.wait_s(rate.turn(now), now)
+
+
 @given(st.floats(0.01, 1000), st.lists(st.floats(0, 10), min_size=2, max_size=50))
 def test_turns_keep_their_distance(per_s: float, gaps: list[float]) -> None:
     """In the order of asking, never before one asks, and never two within one interval."""
     rate, now, turns = Rate(per_s), 0.0, []
     for gap in gaps:
         now += gap
-        turns.append(rate.turn(now))
+        turns.append(comes_at(rate, now))
         assert turns[-1] >= now
     assert all(later - earlier >= (1 / per_s) * (1 - 1e-9) for earlier, later in pairwise(turns))
 
@@ -26,14 +32,60 @@ def test_turns_keep_their_distance(per_s: float, gaps: list[float]) -> None:
 def test_whoever_comes_after_a_pause_goes_at_once() -> None:
     """A pause is not saved up: the next two are an interval apart all the same."""
     rate = Rate(2)
-    assert [rate.turn(0), rate.turn(100), rate.turn(100), rate.turn(100)] == [0, 100, 100.5, 101]
+    assert [comes_at(rate, now) for now in (0, 100, 100, 100)] == [0, 100, 100.5, 101]
 
 
 def test_without_a_rate_everybody_goes_at_once() -> None:
     """`per_s` None."""
     rate = Rate(None)
     assert not rate.limited
-    assert [rate.turn(5) for _ in range(3)] == [5, 5, 5]
+    assert [comes_at(rate, 5) for _ in range(3)] == [5, 5, 5]
+
+
+def waits(rate: Rate, turns: list[int], now: float) -> list[float]:
+    return [rate.wait_s(turn, now) for turn in turns]
+
+
+def test_a_changed_rate_holds_for_those_who_wait() -> None:
+    """Whoever had their turn has it still; the next comes one of the new intervals after the last."""
+    rate = Rate(1)
+    turns = [rate.turn(0) for _ in range(5)]
+    rate.change(10, 1.5)
+    assert waits(rate, turns, 1.5) == pytest.approx([0, 0, 0, 0.1, 0.2])
+    rate.change(0.5, 1.5)
+    assert waits(rate, turns, 1.5) == pytest.approx([0, 0, 0, 2, 4])
+    rate.change(None, 2)
+    assert waits(rate, turns, 2) == [0, 0, 0, 0, 0]
+
+
+def test_a_rate_of_nothing_lets_nobody_go() -> None:
+    """Until it is another, then in the order of asking."""
+    rate = Rate(0)
+    assert rate.limited
+    turns = [rate.turn(7), rate.turn(8)]
+    assert waits(rate, turns, 9) == [math.inf, math.inf]
+    rate.change(2, 10)
+    assert waits(rate, turns, 10) == [0, 0.5]
+    rate.change(0, 10.2)
+    assert waits(rate, turns, 10.2) == [0, math.inf]
+
+
+@given(st.lists(st.sampled_from([0, 0.5, 1, 4]) | st.floats(0.05, 0.4), min_size=1, max_size=40))
+def test_no_change_brings_two_turns_together(steps: list[float]) -> None:
+    """However the rate changes, those who go are never closer than the fastest rate allows."""
+    rate, now, gone = Rate(4), 0.0, []
+    waiting = [rate.turn(0) for _ in range(30)]
+    for step in steps:
+        if step in {0, 0.5, 1, 4}:
+            rate.change(step, now)
+        else:
+            now += step
+        while waiting and rate.wait_s(waiting[0], now) == 0:
+            gone.append(now)
+            waiting.pop(0)
+    for number in range(len(gone) - 1):
+        later = [at for at in gone if gone[number] <= at < gone[number] + 1]
+        assert len(later) <= 5
 
 
 def fail(breaker: Breaker, times: int, now: float = 0.0) -> list[bool]:

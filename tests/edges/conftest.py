@@ -58,6 +58,16 @@ class Valkey:
             self.path.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="session")
+def lasting_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A running Valkey that many tests use, each with a prefix of its own or after a flush."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.client.close()
+    server.kill()
+
+
 @pytest.fixture
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A running, empty Valkey."""

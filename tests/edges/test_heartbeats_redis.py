@@ -59,8 +59,8 @@ class Daemon:
 
 
 @asynccontextmanager
-async def beating(url: str, *, prefix: str = "creche", timeout_s: float = 1.0) -> AsyncIterator[Daemon]:
-    heartbeats = RedisHeartbeats(url, prefix=prefix, timeout_s=timeout_s)
+async def beating(url: str, *, prefix: str = "creche", name: str = "", timeout_s: float = 1.0) -> AsyncIterator[Daemon]:
+    heartbeats = RedisHeartbeats(url, prefix=prefix, name=name, timeout_s=timeout_s)
     yield Daemon(heartbeats)
     await heartbeats.aclose()
 
@@ -136,12 +136,29 @@ async def test_numbers_of_a_crashed_daemon_do_not_stay(valkey: Valkey) -> None:
         assert valkey.client.get("creche:active:draw") == "0"
 
 
+async def test_the_numbers_of_a_fleet_are_sums(valkey: Valkey) -> None:
+    """Each node tells of its own; one that crashed counts for half a minute more, one that stopped no longer."""
+    async with (
+        beating(valkey.url, name="a") as a,
+        beating(valkey.url, name="b") as b,
+        beating(valkey.url, name="c") as c,
+    ):
+        await a.beat(active={"draw": 2, "paint": 1}, now=100)
+        await b.beat(active={"draw": 3}, now=103)
+        await c.beat(active={"draw": 4}, now=103)
+        await c.beat(now=105)
+        assert valkey.client.mget("creche:active:draw", "creche:active:paint") == ["5", "1"]
+        await b.beat(active={"draw": 3}, now=131)
+        assert valkey.client.mget("creche:active:draw", "creche:active:paint") == ["3", "0"]
+        assert valkey.client.smembers("creche:active") == {"draw"}
+
+
 async def test_a_prefix_keeps_daemons_apart(valkey: Valkey) -> None:
     """Every key begins with the prefix, and nothing under another one is touched."""
     async with beating(valkey.url, prefix="a") as a, beating(valkey.url, prefix="b") as b:
         await a.beat(["t"], active={"draw": 1})
         await b.beat(ended=["t"])
-        assert sorted(valkey.client.keys()) == ["a:active", "a:active:draw", "a:heartbeat:t"]
+        assert sorted(valkey.client.keys()) == ["a:active", "a:active:draw", "a:heartbeat:t", "a:nodes"]
         assert valkey.client.get("a:active:draw") == "1"
 
 

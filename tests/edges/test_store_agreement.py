@@ -1,8 +1,9 @@
-"""The fake store against the real one, under random walks: the fake may be trusted as far as this holds."""
+"""The fake store against the real ones, under random walks: the fake may be trusted as far as this holds."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Accept, Query, Save, Settle, Store, Write, Written
 from creche.errors import StoreUnavailable
 from creche.testing import MemoryStore, make_task
+from tests.edges.conftest import Valkey
+from tests.edges.stores import Node
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -55,7 +58,9 @@ def comparable(answers: list[Written]) -> list[object]:
 
 
 class Comparison(RuleBasedStateMachine):
-    """`SqliteStore` and `MemoryStore` do the same and must answer the same."""
+    """All stores do the same and must answer the same."""
+
+    valkey: Valkey
 
     @initialize()
     def begin(self) -> None:
@@ -64,9 +69,18 @@ class Comparison(RuleBasedStateMachine):
         self.memory = MemoryStore(max_inline=20)
         self.sqlite = SqliteStore(Path(self.folder.name) / "creche.db", max_inline=20)
         self.sqlite.open()
+        self.valkey.client.flushall()
+        self.node = Node(self.valkey.url, "A", max_inline=20).open()
+        self.real: list[Store] = [self.sqlite, self.node.store]
+
+    def agree(self, asked: Callable[[Store], object]) -> None:
+        said = asked(self.memory)
+        for store in self.real:
+            assert asked(store) == said
 
     def teardown(self) -> None:
-        self.sqlite.close()
+        for store in self.real:
+            store.close()
         self.folder.cleanup()
 
     @rule(data=st.data())
@@ -90,14 +104,11 @@ class Comparison(RuleBasedStateMachine):
                 outcome = data.draw(OUTCOMES)
                 end = {"outcome": outcome, "status": status_of(outcome), "settled_at": self.clock}
                 batch.append(Settle(msgspec.structs.replace(changed, **end)))
-        assert comparable(self.sqlite.commit(batch)) == comparable(self.memory.commit(batch))
+        self.agree(lambda store: comparable(store.commit(batch)))
 
     @rule(age=st.integers(-2, 4), keep=st.integers(0, 5), limit=st.integers(1, 4))
     def prune(self, age: int, keep: int, limit: int) -> None:
-        def pruned(store: Store) -> int:
-            return store.prune(settled_before=self.clock - age, keep=keep, limit=limit)
-
-        assert pruned(self.sqlite) == pruned(self.memory)
+        self.agree(lambda store: store.prune(settled_before=self.clock - age, keep=keep, limit=limit))
         self.read()
 
     @rule()
@@ -117,7 +128,7 @@ class Comparison(RuleBasedStateMachine):
                 store.left_results(),
             )
 
-        assert everything(self.sqlite) == everything(self.memory)
+        self.agree(everything)
 
     @rule(
         statuses=st.frozensets(st.sampled_from(Status), max_size=3),
@@ -129,14 +140,14 @@ class Comparison(RuleBasedStateMachine):
     )
     def list_tasks(self, **wanted: Any) -> None:  # noqa: ANN401 - the fields of a query
         query = Query(**wanted)
-        assert self.sqlite.list_tasks(query) == self.memory.list_tasks(query)
+        self.agree(lambda store: store.list_tasks(query))
 
 
 @pytest.mark.slow
-def test_sqlite_and_memory_agree() -> None:
-    """Whatever is done to both, both answer the same."""
+def test_all_stores_agree(lasting_valkey: Valkey) -> None:
+    """Whatever is done to all, all answer the same."""
     run_state_machine_as_test(
-        Comparison,
+        type("Comparison", (Comparison,), {"valkey": lasting_valkey}),
         settings=settings(
             max_examples=30,
             stateful_step_count=25,

@@ -23,6 +23,7 @@ from creche.core.wire import TaskIn
 from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
+from creche.engine.lease import UNLIMITED, Lease
 from creche.engine.live import Algorithm, Tools
 from creche.engine.ports import Heartbeats, Provider
 from creche.engine.pulse import Pulse
@@ -56,6 +57,7 @@ class Engine:
         self.heartbeats: Heartbeats | None = None
         self.algorithms: dict[str, Algorithm] = {}
         self.max_tasks = 10_000
+        self.lease: Lease = UNLIMITED
         self.dice: Callable[[], float] = lambda: 0.5
         self.slept_s = 0.0
         """For how long the machine has slept; Trio's clock stood still then."""
@@ -83,6 +85,7 @@ class Engine:
             updates=Updates(),
             clock=Clock(wall=lambda: self.wall() + self.clock_set_by_s, uptime=self._uptime),
             dice=self.dice,
+            lease=self.lease,
         )
         self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
         self._scope = trio.CancelScope()

@@ -308,7 +308,7 @@ async def test_a_watcher_hears_of_each_changed_task_once() -> None:
     for number in (1, 2, 1):
         updates.changed(a_task(number))
     updates.changed(a_task(3, "sing"))
-    assert await watcher.next() == ["t1", "t2"]
+    assert await watcher.next() == {"t1": None, "t2": None}
     watcher.close()
     updates.changed(a_task(4))
     with trio.move_on_after(0.01) as scope:

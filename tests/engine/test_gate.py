@@ -190,7 +190,7 @@ async def test_the_deadline_does_not_wait_for_the_breaker(engine: Engine, autoju
 
 
 async def test_changed_limits_hold_after_a_reload(engine: Engine, autojump_clock: object) -> None:
-    """A rate that is lifted lets those go who have no turn yet."""
+    """A rate that is lifted lets everybody go, those too who wait for their turn."""
     provider = Lasting(1000)
     await engine.start(engine.algorithm(provider, creates_per_s=0.1))
     await submit_all(engine, ["a", "b"])
@@ -198,9 +198,7 @@ async def test_changed_limits_hold_after_a_reload(engine: Engine, autojump_clock
     engine.supervisor.reload({"draw": engine.algorithm(provider)})
     await submit_all(engine, ["c", "d"])
     await trio.sleep_until(2)
-    assert provider.created == ["a", "c", "d"]
-    await trio.sleep_until(11)
-    assert provider.created == ["a", "c", "d", "b"]
+    assert sorted(provider.created) == ["a", "b", "c", "d"]
 
 
 # -- many jobs at once -----------------------------------------------------------------------------------

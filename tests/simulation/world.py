@@ -21,7 +21,8 @@ from creche.engine.ports import Heartbeats
 from creche.engine.timetable import Timetable
 from creche.service import serve
 from creche.service_outside import Outside
-from creche.service_parts import OpenStore, Transports
+from creche.service_parts import Transports
+from creche.service_store import OpenStore
 from creche.service_view import View
 from tests.disk import Disk
 from tests.simulation.kinds import KINDS, SECRET
@@ -269,10 +270,15 @@ class Life(Outside):
         if self.dead:
             await trio.sleep_forever()
 
-    def make_upstreams(self, config: Config, timetable: Timetable) -> Transports:  # noqa: ARG002
+    def make_upstreams(
+        self,
+        config: Config,  # noqa: ARG002
+        timetable: Timetable,  # noqa: ARG002
+        may_create: Callable[[], bool],  # noqa: ARG002
+    ) -> Transports:
         return self.wire
 
-    def make_heartbeats(self, section: HeartbeatsSection) -> Heartbeats | None:  # noqa: ARG002
+    def make_heartbeats(self, section: HeartbeatsSection, name: str) -> Heartbeats | None:  # noqa: ARG002
         return Pen(self, self._world.hearts)
 
     @asynccontextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -31,8 +32,24 @@ def status_command(settings: Settings, /) -> None:
             ("heartbeats", f"kept in {status['heartbeats']}"),
             ("cursor", status["cursor"]),
             *(("fault", fault) for fault in status["faults"]),
+            *_fleet(status.get("fleet")),
         ]
     )
+
+
+def _fleet(fleet: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What there is to say of all nodes together."""
+    if fleet is None:
+        return
+    yield "tasks of the fleet", _counts(fleet["tasks"]) or "none"
+    if fleet["waiting"]:
+        yield "without a node", f"{fleet['waiting']} tasks, until one has room"
+    for node, count in fleet["orphans"].items():
+        yield "orphans", f"{count} tasks of {node}, which is gone"
+    for node in fleet["nodes"]:
+        here = f"this one, its lease holds for {span(fleet['lease_s'])}" if node["id"] == fleet["member"] else ""
+        about = (f"{node['id']} on {node['host']}", f"{node['tasks']} of {node['capacity']} tasks", here)
+        yield "node", ", ".join(filter(None, about))
 
 
 def _counts(counts: Mapping[str, int]) -> str:

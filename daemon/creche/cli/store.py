@@ -87,4 +87,9 @@ def _told(contents: Contents) -> str:
 def _configured_store(config: Path | None) -> Path:
     from creche.config import load  # noqa: PLC0415 - as above
 
-    return load(config, os.environ).store.path
+    store = load(config, os.environ).store
+    if store.url is not None:
+        raise click.ClickException(
+            "the configured store is a fleet's, in Redis or Valkey: copy it with the server's own means, or name a FILE"
+        )
+    return store.path

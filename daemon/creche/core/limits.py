@@ -28,6 +28,11 @@ class Slots:
         return self._holders
 
     @property
+    def capacity(self) -> int | None:
+        """How many slots there are."""
+        return self._capacity
+
+    @property
     def waiting(self) -> int:
         """How many tasks wait for a slot."""
         return len(self._waiting)
@@ -76,23 +81,64 @@ class Rate:
     """At most so many requests per second, evenly spaced, in the order of asking.
 
     This is the generic cell rate algorithm (ITU-T I.371) without a burst: what a provider counts in whichever window,
-    it never counts more. `per_s` None means no limit. Times are of any clock that does not go back.
+    it never counts more. `per_s` None means no limit, 0 that nobody may go until that changes. Times are of any clock
+    that does not go back.
     """
 
     def __init__(self, per_s: float | None) -> None:
-        self._interval_s = 0.0 if per_s is None else 1 / per_s
-        self._next = -math.inf
+        self._interval_s = _interval_s(per_s)
+        self._given = 0
+        # Turns below `_coming` have come; that one comes at `_at`, each of the others an interval after the one before.
+        self._coming = 0
+        self._at = math.inf if self._interval_s == math.inf else -math.inf
 
     @property
     def limited(self) -> bool:
         """Whether there is a limit."""
         return self._interval_s > 0
 
-    def turn(self, now: float) -> float:
-        """When whoever asks now may go. The turn is taken: one that is not used is lost."""
-        at = max(self._next, now)
-        self._next = at + self._interval_s
-        return at
+    @property
+    def per_s(self) -> float | None:
+        """The rate; None where there is no limit."""
+        return 1 / self._interval_s if self.limited else None
+
+    def turn(self, now: float) -> int:
+        """The turn of whoever asks now. It is taken: one that is not used is lost."""
+        turn = self._given
+        self._given += 1
+        if self._comes_at(turn) < now:
+            self._coming, self._at = turn, now
+        return turn
+
+    def wait_s(self, turn: int, now: float) -> float:
+        """How long it is until a turn comes, as things stand."""
+        return max(0.0, self._comes_at(turn) - now)
+
+    def change(self, per_s: float | None, now: float) -> None:
+        """Another rate from now on, also for those who wait."""
+        interval_s = _interval_s(per_s)
+        if interval_s == self._interval_s:
+            return
+        last = -math.inf
+        if now >= self._at:
+            come = int((now - self._at) / self._interval_s) + 1 if self._interval_s else self._given - self._coming
+            come = min(come, self._given - self._coming)
+            last = self._at + (come - 1) * self._interval_s if come > 1 else self._at
+            self._coming += come
+        self._interval_s = interval_s
+        self._at = math.inf if interval_s == math.inf else max(now, last + interval_s)
+
+    def _comes_at(self, turn: int) -> float:
+        ahead = turn - self._coming
+        if ahead <= 0:
+            return -math.inf if ahead else self._at
+        return self._at + ahead * self._interval_s
+
+
+def _interval_s(per_s: float | None) -> float:
+    if per_s is None:
+        return 0.0
+    return 1 / per_s if per_s else math.inf
 
 
 class Breaker:

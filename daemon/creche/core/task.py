@@ -178,7 +178,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     first byte leaves and stays the same however often the create is repeated. `fingerprint` tells whether a repeated
     `key` came with the same content. `sent` is there while nobody knows whether the create arrived. `deadline_at` is
     set when the job begins; before that only `deadline_s` counts. `fetching` is what the provider said of a job that
-    is over, while its result is yet to be fetched.
+    is over, while its result is yet to be fetched. In a fleet `epoch` tells how often it was taken over: what was
+    written by an owner of before is refused.
     """
 
     # what the client said
@@ -196,6 +197,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     # what became of it
     token: str
     accepted_at: float
+    epoch: int = 0
     status: Status = Status.ACCEPTED
     sent: Sent | None = None
     job: Job | None = None

@@ -139,57 +139,6 @@ class Results(msgspec.Struct, frozen=True):
     resync: bool = False
 
 
-class AlgorithmOut(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be submitted. `in_flight` holds slots now, of `limit` (null: no limit); `waiting` wait for one.
-
-    `conditions` tells how many tasks meet which condition of the provider now.
-    """
-
-    name: str
-    recipe: str
-    title: str
-    base: str
-    can_create: bool
-    can_cancel: bool
-    deadline_s: float
-    poll_every_s: float
-    limit: int | None
-    in_flight: int
-    waiting: int
-    conditions: Mapping[str, int]
-
-
-class Algorithms(msgspec.Struct, frozen=True):
-    """Every algorithm of the configuration."""
-
-    algorithms: list[AlgorithmOut]
-
-
-class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
-    """How the daemon is.
-
-    `tasks` counts the unfinished ones by status; `faults` says what is wrong, one line each. `listening` are the
-    socket's path and the URLs.
-
-    `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands.
-    """
-
-    node: str
-    version: str
-    started_at: datetime
-    uptime_s: float
-    ready: bool
-    draining: bool
-    tasks: Mapping[str, int]
-    unfinished: int
-    conditions: Mapping[str, Mapping[str, int]]
-    listening: list[str]
-    listeners: int
-    heartbeats: str
-    cursor: str
-    faults: list[str]
-
-
 class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
     """The stream's first message: where the feed stands, and which node speaks."""
 

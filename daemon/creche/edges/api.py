@@ -12,7 +12,7 @@ import msgspec
 from loguru import logger
 
 from creche import __version__
-from creche.core import wire
+from creche.core import wire, wire_status
 from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter, labels_of, statuses_of
@@ -55,9 +55,9 @@ _HTTP_STATUS: Mapping[type[CrecheError], int] = {
 class View(Protocol):
     """What the daemon shows of itself."""
 
-    def status(self) -> wire.StatusOut: ...
+    def status(self) -> wire_status.StatusOut: ...
 
-    def algorithms(self) -> list[wire.AlgorithmOut]: ...
+    def algorithms(self) -> list[wire_status.AlgorithmOut]: ...
 
     def metrics(self) -> bytes: ...
 
@@ -109,8 +109,10 @@ class Api:
                 gives=wire.Results,
             ),
             Route("GET", "/v1/stream", self._no_upgrade, "The WebSocket stream"),
-            Route("GET", "/v1/algorithms", self._show_algorithms, "What can be submitted", gives=wire.Algorithms),
-            Route("GET", "/v1/status", self._show_status, "How the daemon is", gives=wire.StatusOut),
+            Route(
+                "GET", "/v1/algorithms", self._show_algorithms, "What can be submitted", gives=wire_status.Algorithms
+            ),
+            Route("GET", "/v1/status", self._show_status, "How the daemon is", gives=wire_status.StatusOut),
             Route("GET", "/healthz", self._healthz, "200 while the daemon runs"),
             Route("GET", "/readyz", self._readyz, "200 while tasks are accepted and the store can be written"),
             Route("GET", "/metrics", self._show_metrics, "For Prometheus"),
@@ -236,7 +238,7 @@ class Api:
     # -- the daemon --------------------------------------------------------------------------------------
 
     async def _show_algorithms(self, _: Request, __: Query, ___: str) -> Response:
-        return _json(wire.Algorithms(self._view.algorithms()))
+        return _json(wire_status.Algorithms(self._view.algorithms()))
 
     async def _show_status(self, _: Request, __: Query, ___: str) -> Response:
         return _json(self._view.status())

@@ -3,9 +3,10 @@
 `{prefix}:heartbeat:{task id}`  Unix seconds of the last beat; expires after 24 hours; gone when the task has ended
 `{prefix}:active:{algorithm}`   how many tasks of the algorithm are alive
 `{prefix}:active`               the set of algorithms that have such a number
+`{prefix}:nodes`                the numbers of each node of a fleet, of which the others are the sums
 
 For a standalone server, or a primary with an address of its own; not for Redis Cluster, where the keys of a batch lie
-in different slots. One daemon per prefix: the numbers are of this daemon alone.
+in different slots. All nodes of a fleet use one prefix; other daemons need one of their own.
 
 redis-py does not run on Trio, so it talks in a thread, one beat at a time. A script call per thousand tasks costs us
 0.6 to 0.9 us of CPU per task, a pipeline of SETs 7 us, the same through `redis.Redis` 20 us. Only talking is left to
@@ -18,14 +19,14 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
 import trio
 from redis.connection import Connection, SSLConnection
 from redis.exceptions import RedisError
 
+from creche.core.redis_url import RedisAddress, read_redis_url
 from creche.errors import HeartbeatsUnreachable
 
 EXPIRE_S = 24 * 3600
@@ -36,24 +37,37 @@ _BEAT = """
 for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'EX', ARGV[2]) end
 """
 
-# The set remembers what has a number. What is no longer active falls to 0, even if a daemon that crashed has set it.
+# Each node keeps its own numbers, with the time, and the sums are made anew by each: one that crashed counts for half a
+# minute more, unless its successor has the same name. The set remembers what has a number; what is no longer active
+# falls to 0.
 _COUNT = """
-local active = {}
-for i = 2, #ARGV, 2 do
-  redis.call('SET', ARGV[1] .. ARGV[i], ARGV[i + 1])
-  redis.call('SADD', KEYS[1], ARGV[i])
-  active[ARGV[i]] = true
+local now, start, me = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+if ARGV[4] == '{}' then
+  redis.call('HDEL', KEYS[2], me)
+else
+  redis.call('HSET', KEYS[2], me, cjson.encode({now, ARGV[4]}))
+end
+local sums = {}
+local rows = redis.call('HGETALL', KEYS[2])
+for i = 1, #rows, 2 do
+  local at, counts = unpack(cjson.decode(rows[i + 1]))
+  if math.abs(now - at) > 30 then
+    redis.call('HDEL', KEYS[2], rows[i])
+  else
+    for name, number in pairs(cjson.decode(counts)) do sums[name] = (sums[name] or 0) + number end
+  end
+end
+for name, number in pairs(sums) do
+  redis.call('SET', start .. name, string.format('%d', number))
+  redis.call('SADD', KEYS[1], name)
 end
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  if not active[name] then
-    redis.call('SET', ARGV[1] .. name, 0)
+  if not sums[name] then
+    redis.call('SET', start .. name, 0)
     redis.call('SREM', KEYS[1], name)
   end
 end
 """
-
-_TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
-
 
 Command = list[str]
 
@@ -65,12 +79,16 @@ class RedisHeartbeats:
     one's own, `ssl_certfile` and `ssl_keyfile` a client certificate), or `unix://[user:password@]/path[?db=N]`. Raises
     ValueError for anything else. The password is never shown. Nothing is connected before the first beat.
 
-    `timeout_s` bounds each wait for an answer, and one and a half times as long bounds a whole beat, with connecting.
+    `name` tells the nodes of a fleet apart. `timeout_s` bounds each wait for an answer, and one and a half times as
+    long bounds a whole beat, with connecting.
     """
 
-    def __init__(self, url: str, *, prefix: str = "creche", timeout_s: float = 1.0) -> None:
-        self._server = _parse(url)
+    def __init__(self, url: str, *, prefix: str = "creche", name: str = "", timeout_s: float = 1.0) -> None:
+        self._server = read_redis_url(url)
+        if self._server.kind != "standalone":
+            raise ValueError("heartbeats need a server of their own address: redis://, rediss:// or unix://")
         self._prefix = prefix
+        self._name = name
         self._timeout_s = timeout_s
         self._thread = trio.CapacityLimiter(1)
         self._link: _Link | None = None
@@ -106,18 +124,18 @@ class RedisHeartbeats:
         if server.path:
             stream = await trio.open_unix_socket(server.path)
         else:
-            stream = await trio.open_tcp_stream(server.host, server.port)
+            stream = await trio.open_tcp_stream(*server.hosts[0])
         return _Link(stream.socket, server, self._timeout_s)
 
     def _commands(
         self, alive: Sequence[str], ended: Sequence[str], active: Mapping[str, int], now: float
     ) -> list[Command]:
-        names = f"{self._prefix}:active"
-        numbers = [part for name, number in active.items() for part in (name, str(number))]
+        names, nodes = f"{self._prefix}:active", f"{self._prefix}:nodes"
+        numbers = msgspec.json.encode(active).decode()
         return [
             *(["EVAL", _BEAT, str(len(keys)), *keys, str(int(now)), str(EXPIRE_S)] for keys in self._batches(alive)),
             *(["DEL", *keys] for keys in self._batches(ended)),
-            ["EVAL", _COUNT, "1", names, f"{names}:", *numbers],
+            ["EVAL", _COUNT, "2", names, nodes, str(int(now)), f"{names}:", self._name, numbers],
         ]
 
     def _batches(self, task_ids: Sequence[str]) -> Iterator[list[str]]:
@@ -142,12 +160,18 @@ class _LentTlsConnection(SSLConnection, _LentConnection):
 class _Link:
     """One connection: Trio's socket, and a duplicate of it that is lent to redis-py."""
 
-    def __init__(self, owned: trio.socket.SocketType, server: _Server, timeout_s: float) -> None:
+    def __init__(self, owned: trio.socket.SocketType, server: RedisAddress, timeout_s: float) -> None:
         self._owned = owned
         self._talking = False
+        options: dict[str, Any] = {**server.login, **server.options}
         # Any: redis-py annotates little of it. Protocol 2 without driver_info greets with AUTH and SELECT at most.
         self._redis: Any = (_LentTlsConnection if server.tls else _LentConnection)(
-            host=server.host, socket_timeout=timeout_s, protocol=2, driver_info=None, **server.options
+            host=server.hosts[0][0] if server.hosts else "",
+            db=server.db,
+            socket_timeout=timeout_s,
+            protocol=2,
+            driver_info=None,
+            **options,
         )
         self._redis.lent = socket.fromfd(owned.fileno(), owned.family, owned.type)
         self._redis.lent.settimeout(timeout_s)
@@ -191,61 +215,6 @@ class _Link:
         self._redis.disconnect()
         self._redis.lent.close()
         self._owned.close()
-
-
-@dataclass(frozen=True)
-class _Server:
-    """Where and how to connect: to `path`, or if it is empty to `host` and `port`. `options` are redis-py's."""
-
-    host: str
-    port: int
-    path: str
-    tls: bool
-    options: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def label(self) -> str:
-        """The address as messages show it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.path or f"{host}:{self.port}"
-
-    def without_password(self, text: str) -> str:
-        """A server that does not know AUTH answers with its arguments."""
-        password = self.options.get("password")
-        return text.replace(password, "***") if password else text
-
-
-def _parse(url: str) -> _Server:
-    """Read a URL. The messages name parts of it only where no part of a password can have ended up."""
-    try:
-        parts = urlsplit(url)
-        port, query = parts.port, dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError:
-        # Without `from`: these errors quote what they could not read, be it the password.
-        raise ValueError("the Redis URL cannot be read; special characters in a password must be %-encoded") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("a Redis URL begins with redis://, rediss:// (TLS) or unix://")
-    local = parts.scheme == "unix"
-    if local and (host or not parts.path.startswith("/")):
-        raise ValueError("a unix:// URL needs an absolute path: unix:///run/redis/redis.sock")
-    if not local and not host:
-        raise ValueError("the Redis URL names no host: redis://host:6379")
-    db = query.pop("db", "0") if local else parts.path.strip("/") or "0"
-    if not (db.isascii() and db.isdigit()):
-        raise ValueError("the database in the Redis URL must be a number")
-    unknown = query.keys() - (_TLS_OPTIONS if parts.scheme == "rediss" else frozenset())
-    if unknown or parts.fragment:
-        raise ValueError("the Redis URL has an option that is not known here")
-    login = {"username": parts.username, "password": parts.password}
-    options = {name: unquote(value) for name, value in login.items() if value}
-    return _Server(
-        host=host,
-        port=6379 if port is None else port,
-        path=unquote(parts.path) if local else "",
-        tls=parts.scheme == "rediss",
-        options={**query, **options, "db": int(db)},
-    )
 
 
 def _reason(exc: Exception) -> str:

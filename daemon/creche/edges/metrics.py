@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from creche.core.histogram import Histogram
 from creche.core.task import Status
+from creche.core.wire_status import FleetOut
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     store_fault: bool
     heartbeats_fault: bool
     draining: bool
+    fleet: FleetOut | None
 
 
 class Metrics(Collector):
@@ -89,6 +91,19 @@ class Metrics(Collector):
             "creche_heartbeats_fault", "1 while Redis does not take the heartbeats.", value=now.heartbeats_fault
         )
         yield GaugeMetricFamily("creche_draining", "1 while the daemon stops.", value=now.draining)
+        if now.fleet is not None:
+            yield from _fleet(now.fleet)
+
+
+def _fleet(fleet: FleetOut) -> Iterator[Metric]:
+    yield GaugeMetricFamily("creche_fleet_members", "Nodes of the fleet.", value=len(fleet.nodes))
+    orphans = sum(fleet.orphans.values())
+    yield GaugeMetricFamily("creche_fleet_orphans", "Tasks of nodes that are gone, not taken over yet.", value=orphans)
+    yield GaugeMetricFamily("creche_fleet_waiting", "Tasks that no node has room for.", value=fleet.waiting)
+    yield CounterMetricFamily("creche_fleet_adopted", "Tasks that this node has taken over.", value=fleet.adopted)
+    yield GaugeMetricFamily(
+        "creche_fleet_lease_seconds", "For how long this node may go on without renewing.", value=fleet.lease_s
+    )
 
 
 def _events(events: Counter[tuple[str, str, str]]) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ too long is cut, and resumes by cursor. One error boundary per connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -130,11 +131,18 @@ class Stream:
     async def _tell_updates_forever(self, line: Paced, watcher: Watcher) -> None:
         try:
             while True:
-                found = map(self._minding.live_task, await watcher.next())
-                await line.tell(_JSON.encode(Update(task_out(*one))) for one in found if one is not None)
+                changed = await watcher.next()
+                await line.tell(self._updates_about(changed))
                 await trio.sleep(UPDATE_EVERY_S)
         finally:
             watcher.close()
+
+    def _updates_about(self, changed: Mapping[str, Task | None]) -> Iterator[bytes]:
+        for task_id, elsewhere in changed.items():
+            if elsewhere is not None:
+                yield _JSON.encode(Update(task_out(elsewhere)))
+            elif (here := self._minding.live_task(task_id)) is not None:
+                yield _JSON.encode(Update(task_out(*here)))
 
 
 async def _read_forever(connection: WebSocketConnection) -> None:

@@ -30,7 +30,7 @@ from creche.edges.upstream_dial import dial, secure
 from creche.edges.upstream_origin import Origin, OriginStatistics
 from creche.edges.upstream_request import REPEATABLE, Place, encode, locate
 from creche.edges.upstream_switchboard import Switchboard
-from creche.edges.upstream_words import CLOSED, no_answer, no_connection, no_turn, unreachable
+from creche.edges.upstream_words import CLOSED, NOT_ALLOWED, no_answer, no_connection, no_turn, unreachable
 from creche.engine.timetable import Timetable
 
 
@@ -58,6 +58,8 @@ class Upstream:
     more requests wait in line. A connection that was not used for `idle_s` is not used again. `max_body_bytes` holds
     for an answer's body as it comes and as it is after decoding; decoding happens in the loop. What is sent without
     somebody who waits (`Prepared.begin`) is read at moments of a `timetable`, which must run; without one nothing is.
+    `may_create` is asked in the moment in which a `fresh` call would leave, after all waiting: a node of a fleet that
+    was stopped meanwhile must not send it any more.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Upstream:
         connect_timeout_s: float = 10.0,
         ssl_context: ssl.SSLContext | None = None,
         timetable: Timetable | None = None,
+        may_create: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connections_per_origin = connections_per_origin
         self._idle_s = idle_s
@@ -77,6 +80,7 @@ class Upstream:
         self._max_header_bytes = max_header_bytes
         self._connect_timeout_s = connect_timeout_s
         self._ssl_context = ssl_context
+        self._may_create = may_create
         self._origins: dict[str, Origin] = {}
         self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._has_looks = timetable is not None
@@ -155,6 +159,9 @@ class Upstream:
                     if connection.heard or not request.repeatable:
                         raise
             connection = await self._connect(origin, deadline, request)
+            if request.fresh and not self._may_create():
+                connection.close()
+                raise httpx2.ConnectError(NOT_ALLOWED)
             return await self._exchange(origin, connection, deadline, request)
         finally:
             origin.give_slot()

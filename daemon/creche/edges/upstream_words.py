@@ -9,6 +9,9 @@ import httpx2
 CLOSED = "no more requests are sent"
 """Of calls to a transport that is closed."""
 
+NOT_ALLOWED = "this node is cut off from its fleet, and sends no creates"
+"""Of calls that may not be sent any more."""
+
 
 def unreachable(error: Exception) -> str:
     """Why no connection came to be, of an `OSError` or `ValueError`: without numbers and places in C files."""

@@ -18,7 +18,7 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Task
 from creche.core.way import Way
-from creche.core.wire import MAX_DEADLINE_S, JobIn, TaskIn, fingerprint, seconds_of
+from creche.core.wire import MAX_DEADLINE_S, JobIn, ResolveIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
 from creche.engine.ports import Poll
 from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
@@ -69,6 +69,23 @@ def _moment(given: datetime, now: float) -> float:
 def attached(job: str | JobIn, now: float) -> Job:
     """A job that exists already, known to us since now."""
     return Job(job, {}, now) if isinstance(job, str) else Job(job.id, job.keep, now)
+
+
+def decide(task: Task, decision: ResolveIn, now: float) -> Task | None:
+    """What a person's decision makes of an `unknown` task; None: it is to be dropped. Raises `InvalidRequest`."""
+    if decision.action != "attach" and decision.job is not msgspec.UNSET:
+        raise InvalidRequest('only action "attach" takes a job', pointer="/job")
+    match decision.action:
+        case "attach":
+            if decision.job is msgspec.UNSET:
+                raise InvalidRequest('action "attach" needs the job', pointer="/job")
+            return rules.begin_job(task, attached(decision.job, now), now)
+        case "create":
+            return rules.create_anew(task, new_token())
+        case "drop":
+            return None
+        case action:
+            raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
 
 
 def new_token() -> str:

@@ -24,6 +24,9 @@ from creche.errors import AnswerError, JobNotFound, ProviderError
 GATHER_PART = 0.1
 """The part of a poll's interval that a job may well wait for company."""
 
+LOOK_AGAIN_S = 1.0
+"""How long who waits for a turn may take to notice that the rate has changed."""
+
 AT_ONCE = 8
 """Requests of one account that may be on the wire: at a hundred jobs each and 150 ms that is 5,000 polls a second."""
 
@@ -126,8 +129,7 @@ class Batches:
                 jobs = batch.jobs()
                 # For a job that is alone the request of its own is better, and the answer smaller.
                 if len(jobs) > 1:
-                    if self.rate.limited:
-                        await trio.sleep_until(self.rate.turn(trio.current_time()))
+                    await self._wait_for_turn()
                     batch.readings = await self.provider.poll_many(jobs)
                     self._refused = False
         except (AnswerError, JobNotFound) as exc:
@@ -141,6 +143,12 @@ class Batches:
             self._on_wire -= 1
             batch.wake()
             self._send_what_is_due()
+
+    async def _wait_for_turn(self) -> None:
+        if self.rate.limited:
+            turn = self.rate.turn(trio.current_time())
+            while (wait_s := self.rate.wait_s(turn, trio.current_time())) > 0:  # noqa: ASYNC110 - the rate may change
+                await trio.sleep(min(wait_s, LOOK_AGAIN_S))
 
 
 class _Place:

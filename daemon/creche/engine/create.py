@@ -19,8 +19,8 @@ from creche.core.polling import End, error_wait_s, outcome_of
 from creche.core.reading import Reading
 from creche.core.reconcile import Create, Doubt, Finish, LookUp, Park, Step
 from creche.core.task import Failed, Job, Outcome, Status
-from creche.engine.live import CutOff, LiveTask, Tools
-from creche.errors import AnswerError, CreateRefused, CreateUncertain, ProviderError
+from creche.engine.live import CUT_OFF, CutOff, LiveTask, Tools
+from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 
 
 async def create_job(live: LiveTask, tools: Tools) -> Outcome | None:
@@ -105,12 +105,12 @@ class _Creation:
             else:
                 # Rung when a slot is free, or by a cancel.
                 await live.alarm.sleep(math.inf)
-        turn_at = gate.creates.turn(trio.current_time())
+        rate = gate.creates
+        turn = rate.turn(trio.current_time())
         while self._doubt is not None or live.task.cancel_reason is None:
-            now = trio.current_time()
-            if now < turn_at:
-                await live.alarm.sleep(turn_at - now)
-            elif (pause_s := gate.breaker.wait_s(now)) > 0:
+            if (wait_s := gate.until(rate, turn)) > 0:
+                await live.alarm.sleep(wait_s)
+            elif (pause_s := gate.breaker.wait_s(trio.current_time())) > 0:
                 await live.wait_out(pause_s)
             else:
                 return True
@@ -132,6 +132,8 @@ class _Creation:
     async def _send(self) -> Reading:
         """One create request, not to be cut in the middle: that would leave open whether a job exists."""
         live = self._live
+        if not self._tools.lease.holds():
+            raise Outage(CUT_OFF)
         try:
             return await live.uncut(lambda: live.algorithm.provider.create(live.task))
         except CutOff as exc:

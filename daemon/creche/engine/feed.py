@@ -242,10 +242,25 @@ class Updates:
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
 
+    @property
+    def watched(self) -> bool:
+        """Whether anyone watches."""
+        return bool(self._watchers)
+
     def changed(self, task: Task) -> None:
         """A task changed without ending."""
         for watcher in self._watchers:
-            watcher._take(task)  # noqa: SLF001 - the two classes are one mechanism
+            watcher._take(task, None)  # noqa: SLF001 - the two classes are one mechanism
+
+    def changed_elsewhere(self, task: Task) -> None:
+        """A task of another node did, and is now so."""
+        for watcher in self._watchers:
+            watcher._take(task, task)  # noqa: SLF001
+
+    def ended(self, task_id: str) -> None:
+        """Nobody needs to hear any more what it was before."""
+        for watcher in self._watchers:
+            watcher._changed.pop(task_id, None)  # noqa: SLF001
 
     def watch(self, wanted: Callable[[Task], bool]) -> Watcher:
         """A watcher of the tasks that are `wanted`; close it."""
@@ -260,20 +275,20 @@ class Watcher:
     def __init__(self, updates: Updates, wanted: Callable[[Task], bool]) -> None:
         self._updates = updates
         self._wanted = wanted
-        self._changed: dict[str, Task] = {}
+        self._changed: dict[str, Task | None] = {}
         self._news = trio.Event()
 
-    def _take(self, task: Task) -> None:
+    def _take(self, task: Task, elsewhere: Task | None) -> None:
         if self._wanted(task):
-            self._changed[task.id] = task
+            self._changed[task.id] = elsewhere
             self._news.set()
 
-    async def next(self) -> list[str]:
-        """Wait for changes; the ids of the tasks that changed since the last call."""
+    async def next(self) -> dict[str, Task | None]:
+        """Wait for changes; which tasks changed since the last call, and how those of other nodes are now."""
         await self._news.wait()
         self._news = trio.Event()
         changed, self._changed = self._changed, {}
-        return list(changed)
+        return changed
 
     def close(self) -> None:
         """Stop watching."""

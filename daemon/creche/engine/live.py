@@ -20,6 +20,7 @@ from creche.engine.clock import Clock
 from creche.engine.feed import Updates
 from creche.engine.gate import Gate
 from creche.engine.journal import Journal
+from creche.engine.lease import UNLIMITED, Lease
 from creche.engine.ports import AssetSaver, Provider
 from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 MAX_TOLD = 1000
 """Things said once that are remembered; a provider that invents a word for every answer shall not fill the memory."""
+
+
+CUT_OFF = "this node is cut off from its fleet: other nodes may take its tasks"
 
 
 class CutOff(Exception):
@@ -61,8 +65,8 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What every task needs of the engine.
 
-    `dice` gives a number from 0 to 1. `counts` is what has happened so far, by event, algorithm
-    and result; `lateness` by how many seconds polls began after they were due.
+    `dice` gives a number from 0 to 1. `lease` tells whether the tasks are surely this node's. `counts` is what has
+    happened so far, by event, algorithm and result; `lateness` by how many seconds polls began after they were due.
     """
 
     journal: Journal
@@ -73,6 +77,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     dice: Callable[[], float] = random.random
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
     told: set[str] = msgspec.field(default_factory=set)
+    lease: Lease = UNLIMITED
     lateness: Histogram = msgspec.field(default_factory=Histogram)
 
     def wall(self) -> float:
@@ -110,10 +115,12 @@ class LiveTask:
         "last_error",
         "leaving",
         "left_result",
+        "lost",
         "on_wire",
         "outcome",
         "patience",
         "queued",
+        "scope",
         "task",
     )
 
@@ -128,7 +135,9 @@ class LiveTask:
         self.cancel_kept: bool | None = True if task.cancel_reason is not None else None
         self._rested: trio.Event | None = None
         self.patience: trio.CancelScope | None = None
+        self.scope = trio.CancelScope()  # around all that the child does
         self.leaving = False
+        self.lost = False  # to another node: nothing more is done or written here
         self.left_result = False  # in a file, by a process that ended before it could write the outcome
         self.queued = False  # for a slot, without a child
         self.on_wire: trio.CancelScope | None = None
@@ -149,12 +158,14 @@ class LiveTask:
         ends_well = isinstance(decision, End) and isinstance(decision.outcome, Succeeded)
         return ends_well and self.algorithm.saver is not None
 
-    async def uncut(self, request: Callable[[], Awaitable[T]]) -> T:
+    async def uncut(self, request: Callable[[], Awaitable[T]], lease: Lease = UNLIMITED) -> T:
         """One request to the provider, shielded: cut in the middle, what it did or brought would be lost.
 
-        The provider bounds its own requests. When the daemon stops, the supervisor shortens the shield; then, and only
-        then, this raises `CutOff`.
+        The provider bounds its own requests. When the daemon stops, the supervisor shortens the shield; then this
+        raises `CutOff`. So it does without a request when the lease has run out.
         """
+        if not lease.holds():
+            raise CutOff(CUT_OFF)
         with trio.CancelScope(shield=True) as shield:
             self.on_wire = shield
             try:
@@ -168,6 +179,11 @@ class LiveTask:
         self.leaving = True
         if self.patience is not None:
             self.patience.cancel()
+
+    def lose(self) -> None:
+        """Another node minds the task: what is done here ends, but for a request that must not be cut off."""
+        self.lost = self.leaving = True
+        self.scope.cancel()
 
     def come_to_rest(self) -> None:
         """No child works on the task any more; whoever waits for that hears of it."""

@@ -18,7 +18,7 @@ from creche.engine.live import LiveTask, Tools
 from creche.engine.ports import Written
 from creche.engine.saving import save_assets
 from creche.engine.task_run import run_task
-from creche.errors import StoreUnavailable
+from creche.errors import NotOwner, StoreUnavailable
 
 MAX_CRASHES = 5
 """Defects of ours in a row before a task is given up; between them it waits as after any error."""
@@ -34,11 +34,21 @@ async def mind(
 ) -> None:
     """Mind a task until it has its outcome, is unknown, or the daemon stops. Whatever happens in it, it stays in it.
 
-    `settled` is called with what the store answers to the outcome; `rest` when the task comes to rest without one.
+    `settled` is called with what the store answers to the outcome; `rest` when the task comes to rest without one, or
+    is another node's.
     """
+    with live.scope:
+        await _mind(live, tools, settled)
+    if not live.at_rest and (live.lost or not live.leaving):
+        rest(live)
+
+
+async def _mind(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Written], None]) -> None:
     crashes = 0
     try:
         while (fault := await _run(live, tools)) is not None and live.outcome is None:
+            if live.lost:
+                return
             crashes = 1 if live.answered else crashes + 1
             live.answered = False
             log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
@@ -50,10 +60,8 @@ async def mind(
             await trio.sleep(2.0**crashes)
     finally:
         # Also when the daemon stops: what a request brought that was not cut off is written yet.
-        if live.outcome is not None:
+        if live.outcome is not None and not live.lost:
             await _settle(live, tools, settled)
-    if not live.at_rest and not live.leaving:
-        rest(live)
 
 
 async def _run(live: LiveTask, tools: Tools) -> Exception | None:
@@ -61,6 +69,8 @@ async def _run(live: LiveTask, tools: Tools) -> Exception | None:
     fault: Exception | None = None
     try:
         live.outcome = await (_take_left_result if live.left_result else run_task)(live, tools)
+    except* NotOwner as group:
+        live.lost, fault = True, group
     except* Exception as group:  # noqa: BLE001 - the boundary; Cancelled passes
         fault = group
     return fault
@@ -93,5 +103,7 @@ async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Wri
             lambda: rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now),
             then=partial(settled, live),
         )
+    except NotOwner:
+        live.lost = True
     except IllegalMove:
         logger.exception("{}: cannot be settled", live.task.id)

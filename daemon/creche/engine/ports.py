@@ -13,20 +13,28 @@ import msgspec
 
 from creche.core.assets import Asset
 from creche.core.exchange import Call
+from creche.core.fleet import Limit, Member
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.way import Way
-from creche.errors import AlreadySettled, KeyConflict
+from creche.errors import AlreadySettled, KeyConflict, NotOwner, TooManyTasks
 
 
 class Accept(msgspec.Struct, frozen=True):
-    """Write: a new task. Answered with `Accepted`, or `KeyConflict`."""
+    """Write: a new task. Answered with `Accepted`, or `KeyConflict`.
+
+    In a fleet this node owns it, unless it `waits` for one with room; then `TooManyTasks` is an answer, too.
+    """
 
     task: Task
+    waits: bool = False
 
 
 class Save(msgspec.Struct, frozen=True):
-    """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone."""
+    """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone.
+
+    In a fleet `NotOwner` is the answer about a task that another node has taken over; so it is to `Settle`.
+    """
 
     task: Task
 
@@ -61,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True):
     task: Task
 
 
-Written = Accepted | Entry | None | KeyConflict | AlreadySettled
+Written = Accepted | Entry | None | KeyConflict | AlreadySettled | NotOwner | TooManyTasks
 """What a single write was answered with. A refusal is a value here: it concerns one write, not its whole batch."""
 
 
@@ -140,6 +148,75 @@ class Store(Protocol):
         that a clock that jumped leaves no hole in the feed. Unfinished ones are never touched. Returns how many went;
         less than `limit` means that nothing is left to remove.
         """
+
+
+class Renewal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member hears when it renews its lease.
+
+    `members` is what each tells of itself; `gone` who has left tasks, and how many; `waiting` how many tasks nobody
+    has room for; `counts` how many tasks of the whole fleet have each status; `wishes` what clients of other nodes
+    want, by task; `owned` how many unfinished tasks are this member's; `portions` what it may have of each limit.
+    """
+
+    members: Mapping[str, bytes]
+    gone: Mapping[str, int]
+    waiting: int
+    counts: Mapping[Status, int]
+    wishes: Mapping[str, bytes]
+    owned: int
+    portions: Mapping[str, float]
+
+
+class Places(msgspec.Struct, frozen=True):
+    """What was heard of already, besides outcomes; "" stands for all that was before now."""
+
+    bell: str = ""
+    changes: str = ""
+
+
+class News(msgspec.Struct, frozen=True):
+    """Outcomes in the order of the feed; whether a node is wanted to look (a wish, a task that waits, a node that is
+    gone); which tasks changed without ending; and the places behind all that.
+    """
+
+    entries: list[Entry]
+    rung: bool
+    changed: frozenset[str]
+    places: Places
+
+
+class Membership(Protocol):
+    """A node's part in a fleet: its lease, the tasks that it owns, what it hears of the others.
+
+    Synchronous, and called from several threads. Every method raises `StoreUnavailable`; then it may have been done.
+    """
+
+    def join(self, member: Member) -> None:
+        """From now on this node is `member`; what it owned before is for others."""
+
+    def renew(self, member: Member, limits: Sequence[Limit]) -> Renewal:
+        """Tell of oneself, and hear of the others. Raises `NotOwner` when this member was declared gone."""
+
+    def bury(self, name: str, told: bytes) -> None:
+        """Another member is gone, unless it has told something new since: its tasks may be adopted."""
+
+    def leave(self) -> None:
+        """This member goes: its tasks may be adopted at once."""
+
+    def adopt(self, limit: int) -> list[Task]:
+        """Take over up to `limit` tasks of those that are gone, and then of those that wait. Raises `NotOwner`."""
+
+    def owned(self) -> list[str]:
+        """The ids of this member's unfinished tasks."""
+
+    def wish(self, task_id: str, wish: bytes) -> bool:
+        """Leave a wish for whoever owns the task, which stays until it is granted; False when the task has ended."""
+
+    def granted(self, task_id: str, wish: bytes) -> None:
+        """The wish was done, or cannot be."""
+
+    def news(self, seq: int, places: Places, *, changes: bool, wait_s: float) -> News:
+        """What is behind `seq` and the places, `changes` only where they are wanted; waits a little for some."""
 
 
 class Heartbeats(Protocol):

@@ -65,11 +65,13 @@ class Pulse:
 
     async def beat_while_alive(self, task_id: str, algorithm: str) -> None:
         """The heartbeat child: the task beats from here until this is cancelled."""
-        self._entered[task_id] = (algorithm, self._wall())
+        entry = self._entered[task_id] = (algorithm, self._wall())
         try:
             await trio.sleep_forever()
         finally:
-            del self._entered[task_id]
+            # A task that was another node's for a moment may have entered anew.
+            if self._entered.get(task_id) is entry:
+                del self._entered[task_id]
 
     def end(self, task_id: str) -> None:
         """The task is settled: take its beat away from where monitors look."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import trio
 
 from creche.core import task as rules
+from creche.core.fleet import Limit
 from creche.core.limits import Slots
 from creche.core.task import Status, Task
 from creche.core.wire import Live
@@ -20,10 +21,11 @@ _HOLD_NO_SLOT = rules.AT_REST | {Status.ACCEPTED}
 
 
 class Roster:
-    """The registry. `lives` are the tasks by id, each in memory once."""
+    """The registry. `lives` are the tasks by id, each in memory once. `shared`: see `Gate`."""
 
-    def __init__(self, tools: Tools, algorithms: Mapping[str, Algorithm]) -> None:
+    def __init__(self, tools: Tools, algorithms: Mapping[str, Algorithm], *, shared: bool) -> None:
         self._tools = tools
+        self._shared = shared
         self._algorithms = dict(algorithms)
         self._gates: dict[str, Gate] = {}
         self._accounts: Accounts
@@ -54,7 +56,7 @@ class Roster:
     def gate(self, algorithm: str) -> Gate:
         """The gate of an algorithm, likewise."""
         if algorithm not in self._gates:
-            gate = self._gates[algorithm] = Gate(self.algorithm(algorithm))
+            gate = self._gates[algorithm] = Gate(self.algorithm(algorithm), shared=self._shared)
             gate.batches = self._batches(algorithm, gate)
         return self._gates[algorithm]
 
@@ -75,6 +77,14 @@ class Roster:
             gate.batches = self._batches(name, gate)
         self._accounts.keep_only({algorithm.provider.account for algorithm in self._algorithms.values()})
         return promoted
+
+    def shares(self) -> list[Limit]:
+        """What this node holds and wants of the limits that all nodes share."""
+        return [limit for name in self._algorithms for limit in self.gate(name).shares()]
+
+    def grant(self, portions: Mapping[str, float]) -> list[str]:
+        """This node's portions of those limits. Returns the tasks that have a slot now."""
+        return [task_id for name in self._algorithms for task_id in self.gate(name).grant(portions)]
 
     def _batches(self, name: str, gate: Gate) -> Batches | None:
         return self._accounts.of(self.algorithm(name).provider, name, gate.polls)

@@ -6,10 +6,10 @@ Every unfinished task is a `LiveTask` in the roster; those that are minded have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
-import msgspec
 import trio
 from loguru import logger
 
@@ -17,17 +17,18 @@ from creche.core import task as rules
 from creche.core.reconcile import Create, Rest
 from creche.core.task import DEADLINE, Cancelled, Status, Task
 from creche.core.wire import ResolveIn, TaskIn
-from creche.engine.admission import admit, attached, new_token
+from creche.engine.admission import admit, decide
 from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.minding import mind
+from creche.engine.others import CANCEL, OtherNodes
 from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
 from creche.engine.roster import Roster
 from creche.errors import (
     CrecheError,
     Draining,
-    InvalidRequest,
+    NotOwner,
     StoreUnavailable,
     TaskNotFound,
     TooManyTasks,
@@ -45,12 +46,25 @@ CHUNK = 100
 
 
 class Supervisor:
-    """Minds all tasks of this node. `max_tasks` bounds how many may be unfinished."""
+    """Minds all tasks of this node. `max_tasks` bounds how many may be unfinished here.
 
-    def __init__(self, tools: Tools, feed: Feed, algorithms: Mapping[str, Algorithm], *, max_tasks: int) -> None:
+    With `others` this node is one of a fleet: what there is no room for waits for a node that has some, and what this
+    node does not mind another does.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        feed: Feed,
+        algorithms: Mapping[str, Algorithm],
+        *,
+        max_tasks: int,
+        others: OtherNodes | None = None,
+    ) -> None:
         self._tools = tools
         self._feed = feed
-        self.roster = Roster(tools, algorithms)
+        self.roster = Roster(tools, algorithms, shared=others is not None)
+        self._others = others
         self._max_tasks = max_tasks
         self._arriving = 0
         self._stopping = trio.Event()
@@ -104,20 +118,22 @@ class Supervisor:
         """Accept many with few commits, each answered on its own and in order; refusals are values."""
         answers: list[Accepted | CrecheError | None] = []
         writes: list[tuple[Write, Callable[[Written], None]]] = []
+        coming = 0
         for task_in in tasks_in:
             try:
-                self._check_room(len(writes))
+                waits = not self._has_room(coming)
                 task = admit(task_in, self.roster.algorithms, self._tools.wall())
             except CrecheError as exc:
                 answers.append(exc)
             else:
                 answers.append(None)
-                writes.append((Accept(task), self._begin_accepted))
-        self._arriving += len(writes)
+                writes.append((Accept(task, waits), self._count_accepted if waits else self._begin_accepted))
+                coming += not waits
+        self._arriving += coming
         try:
             written = iter(await self._tools.journal.write_all(writes))
         finally:
-            self._arriving -= len(writes)
+            self._arriving -= coming
         return [_accepted(next(written)) if answer is None else answer for answer in answers]
 
     async def get(self, task_id: str) -> Task:
@@ -136,8 +152,11 @@ class Supervisor:
         if live is not None:
             with trio.move_on_after(timeout_s):
                 await live.wait_for_rest()
-                return live.task
-        return await self.get(task_id)
+                if not live.lost:
+                    return live.task
+        if self._others is None or timeout_s <= 0:
+            return await self.get(task_id)
+        return await self._others.wait(task_id, timeout_s, partial(self.get, task_id))
 
     async def cancel(self, task_id: str) -> Task:
         """Record the wish, durably, and pass it on to the provider. Asking again changes nothing.
@@ -148,11 +167,13 @@ class Supervisor:
         await self._tools.journal.probe()
         task = await self.get(task_id)
         live = self.roster.lives.get(task_id)
-        if live is None or task.status in rules.AT_REST:
-            if task.status is Status.CANCELLED:
-                return task
+        if task.status is Status.CANCELLED:
+            return task
+        if task.status in rules.AT_REST:
             hint = "`creche resolve ID drop` gives it up" if task.status is Status.UNKNOWN else "it has ended"
             raise WrongStatus(f"the task is {task.status}: {hint}")
+        if live is None:
+            return await self._ask_others(task, ResolveIn(action=CANCEL))
         if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
 
@@ -172,24 +193,16 @@ class Supervisor:
         """A person's decision about an `unknown` task. Raises `InvalidRequest`, `WrongStatus`, `TaskNotFound`."""
         task = await self.get(task_id)
         live = self.roster.lives.get(task_id)
-        if live is None or task.status is not Status.UNKNOWN:
+        if task.status is not Status.UNKNOWN:
             raise WrongStatus(f"the task is {task.status}; only an unknown task can be resolved")
+        decided = decide(task, decision, self._tools.wall())
+        if live is None:
+            return await self._ask_others(task, decision)
         if not live.at_rest:
             raise WrongStatus("the task is about to be unknown; resolve it once that is written")
-        if decision.action != "attach" and decision.job is not msgspec.UNSET:
-            raise InvalidRequest('only action "attach" takes a job', pointer="/job")
-        match decision.action:
-            case "attach":
-                if decision.job is msgspec.UNSET:
-                    raise InvalidRequest('action "attach" needs the job', pointer="/job")
-                now = self._tools.wall()
-                task = rules.begin_job(task, attached(decision.job, now), now)
-            case "create":
-                task = rules.create_anew(task, new_token())
-            case "drop":
-                return await self._drop(live)
-            case action:
-                raise InvalidRequest(f'expected attach, create or drop, got "{action}"', pointer="/action")
+        if decided is None:
+            return await self._drop(live)
+        task = decided
         # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
         fresh = self.roster.register(task)
         try:
@@ -211,6 +224,49 @@ class Supervisor:
             raise
         return task
 
+    async def _ask_others(self, task: Task, wish: ResolveIn) -> Task:
+        if self._others is None:  # it has ended meanwhile
+            raise WrongStatus(f"the task is {(await self.get(task.id)).status}")
+        return await self._others.ask(task, wish, partial(self.get, task.id))
+
+    # -- what the fleet brings ---------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many more tasks this node may take."""
+        return 0 if self.draining else max(0, self._max_tasks - len(self.roster.lives) - self._arriving)
+
+    async def find(self, task_ids: Iterable[str]) -> list[Task]:
+        """Some tasks as the store has them. Raises `StoreUnavailable`."""
+        found = await self._tools.journal.read(lambda store: [store.get(task_id) for task_id in task_ids])
+        return [task for task in found if task is not None]
+
+    async def take_in(self, tasks: Sequence[Task], left: AbstractSet[str] = frozenset()) -> None:
+        """Mind tasks that are this node's, spread over their first interval. `left`: those whose result is there."""
+        lives = []
+        for task in tasks:
+            if task.id not in self.roster.lives:
+                every_s = self.roster.algorithm(task.algorithm).rhythm.every_s
+                live = self.roster.register(task, delay_s=every_s * self._tools.dice())
+                live.left_result = task.id in left and task.job is not None
+                lives.append(live)
+        # All have their slots before the first goes on: none may be given away that a job needs.
+        for number, live in enumerate(lives):
+            if number % CHUNK == 0:
+                await trio.lowlevel.checkpoint()
+            self._start(live)
+
+    def drop(self, task_ids: Iterable[str]) -> None:
+        """Another node minds these: nothing more is done or written here."""
+        for task_id in task_ids:
+            live = self.roster.lives.pop(task_id, None)
+            if live is not None:
+                live.lose()
+                self._rest(live)
+
+    def grant(self, portions: Mapping[str, float]) -> None:
+        """This node's portions of the limits that all nodes share."""
+        self._wake(self.roster.grant(portions))
+
     # -- reload ------------------------------------------------------------------------------------------
 
     def reload(self, algorithms: Mapping[str, Algorithm]) -> None:
@@ -224,16 +280,23 @@ class Supervisor:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _check_room(self, before: int) -> None:
+    def _has_room(self, coming: int) -> bool:
         if self.draining:
             raise Draining("the daemon is stopping; submit again in a moment")
-        if len(self.roster.lives) + self._arriving + before >= self._max_tasks:
+        if self.room() > coming:
+            return True
+        if self._others is None:
             raise TooManyTasks(f"{self._max_tasks} tasks are unfinished, as many as [tasks] max allows")
+        return False
 
     def _begin_accepted(self, written: Written) -> None:
+        self._count_accepted(written)
+        if isinstance(written, Accepted) and written.new:
+            self._start(self.roster.register(written.task))
+
+    def _count_accepted(self, written: Written) -> None:
         if isinstance(written, Accepted) and written.new:
             self._tools.count("accepted", written.task.algorithm, "new")
-            self._start(self.roster.register(written.task))
 
     def _start(self, live: LiveTask) -> None:
         """Mind a task that the store has; an unknown one rests, and who waits for a slot needs no child yet."""
@@ -281,24 +344,16 @@ class Supervisor:
                 live.alarm.ring()
 
     async def _recover(self) -> None:
-        """Put every unfinished task back, spread over its first interval."""
+        """Put every unfinished task back."""
         tasks = await self._tools.journal.read(lambda store: store.unfinished())
         left = frozenset(await self._tools.journal.read(lambda store: store.left_results()))
-        lives = []
-        for task in tasks:
-            every_s = self.roster.algorithm(task.algorithm).rhythm.every_s
-            live = self.roster.register(task, delay_s=every_s * self._tools.dice())
-            live.left_result = task.id in left and task.job is not None
-            lives.append(live)
-        # All have their slots before the first goes on: none may be given away that a job needs.
-        for number, live in enumerate(lives):
-            if number % CHUNK == 0:
-                await trio.lowlevel.checkpoint()
-            self._start(live)
+        await self.take_in(tasks, left)
         if tasks:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     def _settled(self, live: LiveTask, written: Written) -> None:
+        if isinstance(written, NotOwner) or live.lost:
+            return
         self.roster.lives.pop(live.task.id, None)
         if not isinstance(written, Entry):
             logger.error("{}: the outcome was refused: {}", live.task.id, written)
@@ -308,14 +363,19 @@ class Supervisor:
         self._rest(live)
         self._tools.pulse.end(task.id)
         self._tools.count("settled", task.algorithm, task.status)
-        self._feed.publish(written)
+        if self._others is None:
+            self._feed.publish(written)  # else it comes from the fleet's feed, in its order
         log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)
         reason = getattr(task.outcome, "reason", None)
         said = f"{task.status} ({reason})" if reason is not None else task.status
         log.info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
 
     def _rest(self, live: LiveTask) -> None:
-        self._wake(live.gate.slots.release(live.task.id))
+        """No child works on it. One that another node has may be here anew already, under the same id."""
+        if live.lost and self.roster.lives.get(live.task.id) is live:
+            del self.roster.lives[live.task.id]
+        if live.task.id not in self.roster.lives or self.roster.lives[live.task.id] is live:
+            self._wake(live.gate.slots.release(live.task.id))
         live.come_to_rest()
 
     def _wake(self, task_ids: list[str]) -> None:

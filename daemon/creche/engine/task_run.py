@@ -170,8 +170,8 @@ class _PollingChild:
     async def _wait_for_rate(self) -> None:
         """Wait until this poll's turn has come. A cancel does not."""
         live = self._live
-        turn_at = live.gate.polls.turn(trio.current_time())
-        while (wait_s := turn_at - trio.current_time()) > 0:
+        turn = live.gate.polls.turn(trio.current_time())
+        while (wait_s := live.gate.until(live.gate.polls, turn)) > 0:
             await live.alarm.sleep(wait_s)
             if not live.algorithm.provider.cancel_deletes:
                 await self._cancel.ask(self._poller.failures)
@@ -293,7 +293,7 @@ class _PollingChild:
         if not self._live.algorithm.provider.told_once:
             return await poll()
         try:
-            return await self._live.uncut(poll)
+            return await self._live.uncut(poll, self._tools.lease)
         except CutOff as exc:
             raise Outage(str(exc)) from exc
 

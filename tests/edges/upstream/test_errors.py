@@ -45,6 +45,25 @@ async def test_no_slot_is_a_pool_timeout() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_what_may_not_be_created_any_more_is_not_sent() -> None:
+    """It is asked after all waiting, in the moment in which the request would leave; others are sent."""
+    allowed, heard = [True, False], []
+
+    async def listen(stream: trio.SocketStream) -> None:
+        heard.append(await read_request(stream))
+        await stream.send_all(WHOLE)
+
+    upstream = Upstream(may_create=lambda: allowed.pop(0))
+    async with provider(listen) as origin:
+        create = Call(method="POST", url=origin, fresh=True)
+        assert (await upstream.send(create, timeout_s=5)).status == 200
+        with pytest.raises(httpx2.ConnectError, match="cut off from its fleet"):
+            await upstream.send(create, timeout_s=5)
+        assert (await upstream.send(Call(method="POST", url=origin), timeout_s=5)).status == 200
+    assert len([request for request in heard if request]) == 2
+    await upstream.aclose()
+
+
 async def test_no_answer_is_a_read_timeout() -> None:
     """A provider that took the request and says nothing, or not all, is a ReadTimeout."""
 

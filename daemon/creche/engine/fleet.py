@@ -1,0 +1,263 @@
+"""A node's part in a fleet: its lease, the tasks that it takes over, what it hears of the other nodes.
+
+Everything here looks at how things are, time after time, and mends what is not as it should be: whatever was missed
+once, because the server was away or an answer was lost, is seen the next time.
+
+Each round renews the lease and hears of the others. A node that cannot renew is *fenced*: it goes on polling, sends no
+create, and no outcome of it can be written. Who has been silent for too long is declared gone, and the tasks of those
+that are gone are adopted, some at a time, by whoever has room. A node that was itself declared gone drops what it minds
+and joins anew. Nothing depends on anyone's clock (`core.fleet`), and nothing on this node knowing that it is late: the
+store refuses what is not its own.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import trio
+from loguru import logger
+
+from creche.core.fleet import RENEW_EVERY_S, Member, Sightings
+from creche.core.wire import ResolveIn
+from creche.engine.feed import Feed
+from creche.engine.live import Tools
+from creche.engine.others import CANCEL, OtherNodes
+from creche.engine.ports import Places, Renewal
+from creche.engine.supervisor import Supervisor
+from creche.errors import NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
+
+CLAIM = 50
+"""Tasks that are adopted at once: few, so that all who have room get their part."""
+
+NEWS_WAIT_S = 0.5
+"""How long the server is asked to wait for news; also how long a stop waits for the answer."""
+
+PAUSE_S = 0.02
+"""Between two questions for news, where the first brought none."""
+
+RETRY_S = 1.0
+MEND_AFTER = 3
+"""Rounds in which the store and the memory may differ: what is on its way between them is not amiss."""
+
+NUDGED_S = 0.1
+"""The least time between two rounds, however much is wanted."""
+
+_WISHES = msgspec.json.Decoder(ResolveIn)
+
+
+class Fleet:
+    """Keeps this node in its fleet, as `about` says, but that each of its lives as a member has an id of its own."""
+
+    def __init__(
+        self,
+        others: OtherNodes,
+        *,
+        supervisor: Supervisor,
+        feed: Feed,
+        tools: Tools,
+        about: Member,
+    ) -> None:
+        self._membership, self._run, self._follow = others.link
+        self._others = others
+        self._supervisor = supervisor
+        self._feed = feed
+        self._updates = tools.updates
+        self._lease = tools.lease
+        self._wall = tools.wall
+        self._node = about.id
+        self._about = about
+        self._lives = 0
+        self._sightings = Sightings()
+        self._differing = 0
+        self._granting: set[str] = set()
+        self._nudged = trio.Event()
+        self._left = False
+        self._nursery: trio.Nursery
+        self.renewal: Renewal | None = None
+        self.adopted = 0
+        self.fault: str | None = None
+
+    @property
+    def member(self) -> str:
+        """Who this node is in the fleet now."""
+        return self._about.id
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Join, and stay until cancelled. Ready means joined, with a lease. Raises `StartError` before that."""
+        async with trio.open_nursery() as self._nursery:
+            try:
+                await self._join()
+                await self._round()
+            except StoreUnavailable as exc:
+                raise StartError(f"cannot join the fleet: {exc}") from exc
+            self._nursery.start_soon(self._keep_lease)
+            self._nursery.start_soon(self._follow_news)
+            task_status.started()
+
+    async def leave(self) -> None:
+        """Others may take the tasks at once. Where the server is away they do so once they miss this node."""
+        self._left = True
+        try:
+            await self._run(self._membership.leave)
+        except StoreUnavailable as exc:
+            logger.warning("could not leave the fleet; others take over in a while: {}", exc)
+
+    def nudge(self) -> None:
+        """Renew now: something is wanted of the fleet."""
+        self._nudged.set()
+
+    # -- the lease -----------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        self._lives += 1
+        name = self._node if self._lives == 1 else f"{self._node}-{self._lives}"
+        self._about = msgspec.structs.replace(self._about, id=name, joined_at=self._wall(), beat=0)
+        await self._run(lambda: self._membership.join(self._about))
+        self._sightings = Sightings()
+        logger.info("joined the fleet as {}", self.member)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await trio.sleep(NUDGED_S)
+            with trio.move_on_after(RENEW_EVERY_S - NUDGED_S):
+                await self._nudged.wait()
+            self._nudged = trio.Event()
+            if self._left:
+                return
+            try:
+                await self._round()
+            except NotOwner as exc:
+                await self._begin_anew(exc)
+            except StoreUnavailable as exc:
+                if self.fault is None:
+                    logger.warning("the lease in the fleet cannot be renewed: {}", exc)
+                self.fault = str(exc)
+
+    async def _begin_anew(self, why: NotOwner) -> None:
+        logger.warning("{}; it drops {} and joins anew", why, len(self._supervisor.roster.lives))
+        self._lease.renewed_at = -math.inf
+        self._supervisor.drop(list(self._supervisor.roster.lives))
+        while not self._left:
+            try:
+                await self._join()
+            except StoreUnavailable:
+                await trio.sleep(RETRY_S)
+            else:
+                return
+
+    async def _round(self) -> None:
+        begun = self._lease.uptime()
+        roster = self._supervisor.roster
+        about = self._about = msgspec.structs.replace(self._about, beat=self._about.beat + 1, tasks=len(roster.lives))
+        limits = roster.shares()
+        renewal = self.renewal = await self._run(lambda: self._membership.renew(about, limits))
+        self._lease.renewed_at = begun
+        if self.fault is not None:
+            logger.info("the lease in the fleet is renewed again")
+            self.fault = None
+        self._supervisor.grant(renewal.portions)
+        for name in self._sightings.look(renewal.members, self._lease.uptime()):
+            if name != self.member:
+                told = renewal.members[name]
+                logger.warning("node {} is gone; its tasks are taken over", name)
+                await self._run(lambda name=name, told=told: self._membership.bury(name, told))  # type: ignore[misc]
+        for task_id, wish in renewal.wishes.items():
+            if task_id in roster.lives and task_id not in self._granting:
+                self._granting.add(task_id)
+                self._nursery.start_soon(self._grant, task_id, wish)
+        await self._mend(renewal)
+        if renewal.waiting or renewal.gone:
+            await self._adopt()
+
+    # -- whose tasks ---------------------------------------------------------------------------------------
+
+    async def _adopt(self) -> None:
+        """Take over what is to be had, as far as there is room."""
+        while (room := self._supervisor.room()) > 0:
+            tasks = await self._run(lambda: self._membership.adopt(min(room, CLAIM)))
+            self.adopted += len(tasks)
+            await self._supervisor.take_in(tasks)
+            if len(tasks) < min(room, CLAIM):
+                return
+
+    async def _mend(self, renewal: Renewal) -> None:
+        """What the store says is ours is minded here, and nothing else; for the case that an answer was lost."""
+        lives = self._supervisor.roster.lives
+        self._differing = self._differing + 1 if renewal.owned != len(lives) else 0
+        if self._differing < MEND_AFTER:
+            return
+        self._differing = 0
+        before = frozenset(lives)
+        owned = frozenset(await self._run(self._membership.owned))
+        strange = [task_id for task_id in before - owned if task_id in lives]
+        missing = owned - before - lives.keys()
+        if strange:
+            logger.warning("{} tasks are not this node's any more", len(strange))
+            self._supervisor.drop(strange)
+        if missing:
+            tasks = await self._supervisor.find(missing)
+            logger.warning("{} tasks of this node were not minded", len(tasks))
+            await self._supervisor.take_in([task for task in tasks if not task.ended and task.id not in lives])
+
+    # -- what the others do --------------------------------------------------------------------------------
+
+    async def _follow_news(self) -> None:
+        """Publish every node's outcomes in their order, and tell of tasks of other nodes that changed."""
+        places = Places()
+        while True:
+            feed_at, here = self._feed.head, places
+            interested = self._updates.watched or self._others.watching
+            begins = interested and not here.changes
+            wait_s = 0 if begins else NEWS_WAIT_S
+            ask = partial(self._membership.news, feed_at, here, changes=interested, wait_s=wait_s)
+            try:
+                news = await self._follow(ask)
+            except StoreUnavailable as exc:
+                logger.debug("the feed cannot be followed: {}", exc)
+                await trio.sleep(RETRY_S)
+                continue
+            places = news.places
+            for entry in news.entries:
+                self._feed.publish(entry)
+                self._updates.ended(entry.task.id)
+                self._others.notice(entry.task.id)
+            if news.rung:
+                self.nudge()
+            if begins:
+                self._others.notice_all()
+            if news.changed:
+                await self._tell_changes(news.changed)
+            if not (news.entries or news.changed):
+                await trio.sleep(PAUSE_S)
+
+    async def _tell_changes(self, task_ids: frozenset[str]) -> None:
+        """Those of other nodes; of its own this node has told already."""
+        strange = task_ids - self._supervisor.roster.lives.keys()
+        for task_id in strange:
+            self._others.notice(task_id)
+        if self._updates.watched:
+            for task in await self._supervisor.find(strange):
+                if not task.ended:
+                    self._updates.changed_elsewhere(task)
+
+    # -- what clients of other nodes want --------------------------------------------------------------------
+
+    async def _grant(self, task_id: str, wish: bytes) -> None:
+        """Do it. One that cannot be done is gone with that; one that cannot be written is tried again."""
+        try:
+            decision = _WISHES.decode(wish)
+            if decision.action == CANCEL:
+                await self._supervisor.cancel(task_id)
+            else:
+                await self._supervisor.resolve(task_id, decision)
+        except UnavailableError:
+            return
+        except RefusedError as exc:
+            logger.info("{}: {} is wished, but: {}", task_id, decision.action, exc)
+        finally:
+            self._granting.discard(task_id)
+        with suppress(StoreUnavailable):  # then it is done once more, which changes nothing
+            await self._run(lambda: self._membership.granted(task_id, wish))

@@ -1,0 +1,225 @@
+"""The way to a fleet's server, over real ones: single ones, a failover, a cluster; and which are refused."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from redis.exceptions import MovedError, RedisError
+
+from creche.core.redis_url import read_redis_url
+from creche.core.task import Job
+from creche.edges.store_redis_connect import Primary, check_server, in_words
+from creche.engine.ports import Accept, Accepted, Save
+from creche.errors import StartError, StoreUnavailable
+from creche.testing import make_task
+from tests.edges.stores import Node
+from tests.redis_servers import AOF, Server, cluster, sentinels, wait_until
+
+KEY = "{t}:meta"
+
+
+def find(url: str, timeout_s: float = 5.0) -> Primary:
+    return Primary(read_redis_url(url), KEY, timeout_s=timeout_s)
+
+
+def checked(server: Server, *, url: str = "", durable: bool = False, replicas: int = 0) -> str:
+    """What is said against a server; empty when nothing is."""
+    address = read_redis_url(url or server.url)
+    primary = Primary(address, KEY)
+    try:
+        check_server(primary.client(), address, durable=durable, replicas=replicas)
+    except StartError as exc:
+        return str(exc)
+    finally:
+        primary.close()
+    return ""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that keeps nothing."""
+    with Server(tmp_path / "server") as running:
+        yield running
+
+
+# -- single ones -----------------------------------------------------------------------------------------
+
+
+def test_a_socket_a_database_and_a_login(tmp_path: Path) -> None:
+    """Named in the URL; a wrong password is not repeated."""
+    path = tmp_path / "r.sock"
+    with Server(tmp_path / "server", "--unixsocket", str(path), "--requirepass", "geheim"):
+        primary = find(f"unix://:geheim@{path}?db=3")
+        primary.client().set("x", 1)
+        assert "db3" in primary.client().info("keyspace")
+        assert primary.client().connection_pool.connection_kwargs["db"] == 3
+        primary.close()
+        wrong = read_redis_url(f"unix://:falsch@{path}")
+        with pytest.raises(RedisError) as caught:
+            Primary(wrong, KEY).client().ping()
+        assert "falsch" not in in_words(caught.value, wrong)
+
+
+async def test_a_server_behind_tls(server: Server, tmp_path: Path) -> None:
+    """Its certificate is checked against the authority that the URL names."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def forward(outside: trio.abc.Stream) -> None:
+        inside = await trio.open_tcp_stream("127.0.0.1", server.port)
+        tls = trio.SSLStream(outside, context, server_side=True)
+
+        async def pump(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
+            async for data in one:
+                await other.send_all(data)
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with tls, inside, trio.open_nursery() as nursery:
+                nursery.start_soon(pump, tls, inside)
+                nursery.start_soon(pump, inside, tls)
+        except* (trio.BrokenResourceError, ssl.SSLError):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, forward, 0)
+        port = listeners[0].socket.getsockname()[1]
+
+        def ask(options: str) -> object:
+            primary = find(f"rediss://localhost:{port}{options}")
+            try:
+                return primary.client().ping()
+            finally:
+                primary.close()
+
+        assert await trio.to_thread.run_sync(ask, f"?ssl_ca_certs={tmp_path / 'ca.pem'}") is True
+        with pytest.raises(RedisError, match="certificate"):
+            await trio.to_thread.run_sync(ask, "")
+        nursery.cancel_scope.cancel()
+
+
+def test_a_server_that_hangs_is_given_up(server: Server) -> None:
+    """After the time that is set; when it goes on, it can be asked again."""
+    primary = find(server.url, timeout_s=0.3)
+    primary.client().ping()
+    server.pause()
+    with pytest.raises(RedisError):
+        primary.client().ping()
+    server.resume()
+    primary.lost()
+    assert primary.client().ping()
+    primary.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "how", "complaint"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), {}, "maxmemory-policy noeviction"),
+        ((), {"durable": True}, "needs appendonly yes"),
+        ((), {"replicas": 1}, "has 0 replicas"),
+        (AOF, {"durable": True}, ""),
+        (("--cluster-enabled", "yes"), {}, "write redis\\+cluster://"),
+        (("--replicaof", "127.0.0.1 1"), {}, "is a replica"),
+    ],
+)
+def test_a_server_that_would_lose_tasks_is_refused(
+    tmp_path: Path, options: tuple[str, ...], how: dict[str, bool], complaint: str
+) -> None:
+    """With what to do about it."""
+    with Server(tmp_path / "server", *options) as server:
+        said = checked(server, durable=how.get("durable", False), replicas=int(how.get("replicas", 0)))
+    if complaint:
+        assert pytest.raises(StartError, match=complaint).matches(StartError(said))
+    else:
+        assert said == ""
+
+
+def test_what_was_written_is_on_disk(tmp_path: Path) -> None:
+    """`durable`: after a SIGKILL of the server all is there that was answered, though it syncs once a second."""
+    everysec = ("--appendonly", "yes", "--appendfsync", "everysec")
+    with Server(tmp_path / "server", *everysec) as server:
+        node = Node(server.url, "A", durable=True).open()
+        task = make_task("t")
+        assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            node.store.get("t")
+        server.start()
+        assert node.store.get("t") == task
+        node.store.close()
+
+
+# -- several ---------------------------------------------------------------------------------------------
+
+
+def test_a_failover_is_followed(tmp_path: Path) -> None:
+    """What one replica has confirmed is at the new primary; in between it is said that the store is away."""
+    with sentinels(tmp_path, *AOF) as (url, primary, replica):
+        node = Node(url, "A", replicas=1).open()
+        task = make_task("t")
+        assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
+        primary.kill()
+        with pytest.raises(StoreUnavailable):
+            node.store.commit([Save(task)])
+
+        def found_again() -> bool:
+            try:
+                return node.store.get("t") == task
+            except StoreUnavailable:
+                return False
+
+        wait_until(found_again, "the replica was promoted")
+        assert node.server.client.connection_pool.connection_kwargs["port"] == replica.port
+        with pytest.raises(StoreUnavailable, match="on 0 of 1 replicas"):
+            node.store.commit([Save(task)])  # it has none itself yet
+        node.store.close()
+
+
+def test_a_cluster_is_asked_where_the_keys_are(tmp_path: Path) -> None:
+    """All of a store are in one slot, whichever node that is; a node that comes back is found again."""
+    with cluster(tmp_path, *AOF) as (url, nodes):
+        node = Node(url, "A").open()
+        tasks = [make_task(f"t{number}", labels={"n": str(number)}) for number in range(20)]
+        assert node.store.commit([Accept(task) for task in tasks]) == [Accepted(task, new=True) for task in tasks]
+        assert node.store.unfinished() == tasks
+        port = node.server.client.connection_pool.connection_kwargs["port"]
+        [holder] = [one for one in nodes if one.port == port]
+        other = next(one for one in nodes if one is not holder)
+        with pytest.raises(MovedError):
+            other.client.get(KEY)
+        holder.kill()
+        with pytest.raises(StoreUnavailable):
+            node.store.get("t1")
+        holder.start()
+
+        def found_again() -> bool:
+            try:
+                return node.store.get("t1") == tasks[1]
+            except StoreUnavailable:
+                return False
+
+        wait_until(found_again, "the cluster is whole again")
+        node.store.close()
+
+
+def test_a_cluster_and_a_single_server_are_told_apart(server: Server) -> None:
+    """The URL says which it is."""
+    cluster_url = server.url.replace("redis://", "redis+cluster://")
+    with pytest.raises(RedisError):
+        Primary(read_redis_url(cluster_url), KEY).client()
+
+
+def test_jobs_survive_in_their_record(server: Server) -> None:
+    """Whatever an answer had a recipe keep."""
+    node = Node(server.url, "A").open()
+    task = make_task("t", job=Job("j", {"url": "ä"}, 1.0))
+    node.store.commit([Accept(task)])
+    assert node.store.get("t") == task
+    node.store.close()
