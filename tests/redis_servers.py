@@ -35,11 +35,12 @@ def free_port() -> int:
 class Server:
     """One server on a loopback port, with its data in `folder`. Start it with `with`, and again after `kill`."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, binary: Path = BINARY) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = port or free_port()
         self.options = options
+        self._binary = binary
         self.url = f"redis://127.0.0.1:{self.port}"
         self.client: Any = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +57,7 @@ class Server:
         """Start it on the data that is there; returns when it answers."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own server
-                [BINARY, *self._arguments()], cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [self._binary, *self._arguments()], cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         try:
             wait_until(self._answers, "the server answers")

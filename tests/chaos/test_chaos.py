@@ -28,6 +28,17 @@ def test_a_few_cycles(kinds: list[str]) -> None:
     assert "96 tasks accepted and ended" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_few_cycles_of_a_fleet() -> None:
+    """The strikes after which nobody has to be waited for until it is taken for dead."""
+    only = [word for kind in ("stop", "freeze", "server-kill", "lost") for word in ("--only", kind)]
+    command = [str(ROOT / "scripts" / "test-chaos"), "--fleet", "--cycles", "6", "--seed", "1", *only]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)  # noqa: S603 - our own
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "96 tasks accepted and ended" in done.stdout
+
+
 class Case:
     """One task that was accepted, as all sides saw it. What is well is changed by each test."""
 

@@ -19,7 +19,7 @@ from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Store
 from creche.errors import AlreadySettled, KeyConflict
 from creche.testing import MemoryStore, make_task
-from tests.edges.conftest import Valkey
+from tests.edges.conftest import REDIS, Valkey
 from tests.edges.stores import Node
 
 WON = Succeeded(msgspec.Raw(b'{"x": 1.50}'))
@@ -43,13 +43,14 @@ def ids(found: list[Task] | Page) -> list[str]:
     return [task.id for task in (found.tasks if isinstance(found, Page) else found)]
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, lasting_valkey: Valkey) -> Iterator[Store]:
-    """An open, empty store of each kind."""
+@pytest.fixture(params=["memory", "sqlite", "lasting_valkey", *(["lasting_redis"] if REDIS else [])])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An open, empty store of each kind; of Redis where this machine has it."""
     made: Store = MemoryStore(max_inline=INLINE)
-    if request.param == "redis":
-        lasting_valkey.client.flushall()
-        made = Node(lasting_valkey.url, "A").open().store
+    if request.param.startswith("lasting"):
+        server: Valkey = request.getfixturevalue(request.param)
+        server.client.flushall()
+        made = Node(server.url, "A").open().store
     elif request.param == "sqlite":
         made = SqliteStore(tmp_path / "creche.db", max_inline=INLINE)
     made.open()

@@ -18,7 +18,7 @@ from creche.engine.ports import Accept, Accepted, Save
 from creche.errors import StartError, StoreUnavailable
 from creche.testing import make_task
 from tests.edges.stores import Node
-from tests.redis_servers import AOF, Server, cluster, sentinels, wait_until
+from tests.redis_servers import AOF, WHEEL, Server, cluster, sentinels, wait_until
 
 KEY = "{t}:meta"
 
@@ -133,7 +133,7 @@ def test_a_server_that_would_lose_tasks_is_refused(
     tmp_path: Path, options: tuple[str, ...], how: dict[str, bool], complaint: str
 ) -> None:
     """With what to do about it."""
-    with Server(tmp_path / "server", *options) as server:
+    with Server(tmp_path / "server", *options, binary=WHEEL) as server:
         said = checked(server, durable=how.get("durable", False), replicas=int(how.get("replicas", 0)))
     if complaint:
         assert pytest.raises(StartError, match=complaint).matches(StartError(said))
@@ -144,7 +144,7 @@ def test_a_server_that_would_lose_tasks_is_refused(
 def test_what_was_written_is_on_disk(tmp_path: Path) -> None:
     """`durable`: after a SIGKILL of the server all is there that was answered, though it syncs once a second."""
     everysec = ("--appendonly", "yes", "--appendfsync", "everysec")
-    with Server(tmp_path / "server", *everysec) as server:
+    with Server(tmp_path / "server", *everysec, binary=WHEEL) as server:
         node = Node(server.url, "A", durable=True).open()
         task = make_task("t")
         assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
