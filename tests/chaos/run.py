@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos import fleet
+from tests.chaos import fleet, fleet_recovery
 from tests.chaos.checks import Checker
 from tests.chaos.clients import Clients, Ears
 from tests.chaos.recipes import RECIPES, config
@@ -107,6 +107,8 @@ def main() -> int:
     parser.add_argument("--fleet", action="store_true", help="three daemons that share a Valkey, which is struck, too")
     parser.add_argument("--recovery", action="store_true", help="instead measure the rate before and after a kill")
     given = parser.parse_args()
+    if given.recovery and given.fleet:
+        return fleet_recovery.measure()
     if given.recovery:
         with contextlib.ExitStack() as ends:
             folder = Path(tempfile.mkdtemp(prefix="creche-", dir="/tmp"))

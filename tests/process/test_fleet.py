@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from creche.core.fleet import GONE_AFTER_S
 from tests.process.fleet import MakeNode, fleet, nodes, tasks_by_node, wait_for_members
 from tests.process.running import eventually
-from tests.redis_servers import AOF, Server
+from tests.redis_servers import AOF, Server, cluster, sentinels, wait_until
 
 if TYPE_CHECKING:
     from tests.process.running import Daemon, Json, Listener, Simulator
@@ -173,7 +174,7 @@ def test_what_dead_and_frozen_nodes_had_is_taken_over(
         node.start()
     wait_for_members(left, 3)
     with listen(left.tcp_url) as ears:
-        starts = [node.submit_many(60, run_s=50, spread_s=10) for node in nodes_]
+        starts = [node.submit_many(60, run_s=43, spread_s=5) for node in nodes_]
         time.sleep(1)
         frozen.signal(signal.SIGSTOP)
         killed.kill()
@@ -227,6 +228,73 @@ def test_a_server_that_hangs(pair: tuple[Daemon, Daemon], server: Server) -> Non
     while one.call("POST", "/v1/tasks", {"algorithm": "sim", "input": {}}).status != 202:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def submit_until(node: Daemon, keys: Iterator[str], until: Callable[[list[str]], bool]) -> tuple[list[str], set[int]]:
+    """Submit one task after another: the keys of those that were accepted, and with what all were answered."""
+    accepted: list[str] = []
+    statuses: set[int] = set()
+    while not until(accepted):
+        key = next(keys)
+        task = {"algorithm": "sim", "key": key, "input": {"simulate": {"queue": "0s", "run": "2s", "tag": key}}}
+        reply = node.call("POST", "/v1/tasks", task)
+        statuses.add(reply.status)
+        if reply.status == 202:
+            accepted.append(key)
+        time.sleep(0.02)
+    return accepted, statuses
+
+
+def assert_all_settle(node: Daemon, simulator: Simulator, accepted: list[str], start: str) -> None:
+    """Whatever was accepted ends well, and has had one job; so does what was not answered, if it is there."""
+    eventually(lambda: accepted and not list(node.client.tasks(status=["unfinished"])), 60)
+    ends = {task["key"]: task["status"] for task in node.outcomes()}
+    assert {ends.get(key) for key in accepted} == {"succeeded"}
+    assert set(simulator.jobs_by_tag(start).values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_failover_loses_nothing(simulator: Simulator, tmp_path: Path) -> None:
+    """With Sentinel, and `replicas = 1`: submits get 503 until there is a primary that has a replica again."""
+    keys = (f"{tmp_path.name}-s{number}" for number in itertools.count())
+    with sentinels(tmp_path, *AOF) as (url, primary, replica), nodes(url, simulator.url) as make_node:
+        one, other = make_node(store="replicas = 1\n"), make_node(store="replicas = 1\n")
+        one.start()
+        other.start()
+        after = time.monotonic() + 1
+        accepted, statuses = submit_until(one, keys, lambda _: time.monotonic() > after)
+        assert statuses == {202}
+        primary.kill()
+        wait_until(lambda: replica.client.info("replication")["role"] == "master", "the replica is promoted")
+        primary.start()
+        primary.client.replicaof("127.0.0.1", replica.port)  # as the Sentinels would do in a while
+        later, statuses = submit_until(other, keys, lambda accepted: len(accepted) > 2)
+        assert 503 in statuses
+        last = time.monotonic() + 1
+        more, statuses = submit_until(other, keys, lambda _: time.monotonic() > last)
+        assert statuses == {202}
+        assert_all_settle(one, simulator, accepted + later + more, f"{tmp_path.name}-s")
+
+
+@pytest.mark.slow
+def test_a_cluster_s_node_is_killed_and_comes_back(simulator: Simulator, tmp_path: Path) -> None:
+    """The one that has the store's keys: in between submits get 503, and nothing is lost."""
+    keys = (f"{tmp_path.name}-c{number}" for number in itertools.count())
+    with cluster(tmp_path, *AOF) as (url, servers), nodes(url, simulator.url) as make_node:
+        one, other = make_node(), make_node()
+        one.start()
+        other.start()
+        after = time.monotonic() + 1
+        accepted, statuses = submit_until(one, keys, lambda _: time.monotonic() > after)
+        assert statuses == {202}
+        [holder] = [server for server in servers if server.client.execute_command("DBSIZE")]
+        holder.kill()
+        gone = time.monotonic() + 2
+        between, statuses = submit_until(one, keys, lambda _: time.monotonic() > gone)
+        assert (between, statuses) == ([], {503})
+        holder.start()
+        later, _ = submit_until(other, keys, lambda accepted: len(accepted) > 2)
+        assert_all_settle(other, simulator, accepted + later, f"{tmp_path.name}-c")
 
 
 # -- room and limits -----------------------------------------------------------------------------------
