@@ -105,7 +105,7 @@ async def serve(
         journal = Journal(opened.store, run_write=opened.write, run_read=opened.read)
         floor, head = await journal.read(lambda store: store.feed_bounds())
         lag = LoopLag()
-        pulse = Pulse(heartbeats, wall=clock.now)
+        pulse = Pulse(heartbeats, wall=clock.now, lease=lease)
         tools = Tools(
             journal=journal,
             pulse=pulse,
@@ -115,7 +115,7 @@ async def serve(
             dice=outside.dice,
             lease=lease,
         )
-        feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head)
+        feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head, shared=opened.fleet is not None)
         others = OtherNodes(opened.fleet) if opened.fleet is not None else None
         supervisor = Supervisor(
             tools, feed, algorithms_of(config, upstreams), max_tasks=config.max_tasks, others=others

@@ -247,7 +247,7 @@ class Checks:
         began_at = max([began_at, *self._learned(task)])
         disturbed = max((at for at in self._world.disturbed if at <= heard_at), default=0.0)
         late_s = LAST_POLL_S + LAST_FETCH_S + (LAST_CANCEL_S + LAST_POLL_S if task.cancel_reason is not None else 0.0)
-        if isinstance(task.outcome, TimedOut) and heard_at < job.made_at + task.deadline_s:
+        if isinstance(task.outcome, TimedOut) and heard_at < job.made_at + task.deadline_s - self._world.skew_s:
             raise Violation("no job times out before its deadline", f"heard at {heard_at:.0f}", task.id)
         if heard_at > max(began_at + task.deadline_s, disturbed) + late_s + SLACK_S:
             raise Violation("no wait outlives its deadline", f"heard at {heard_at:.0f}, began {began_at:.0f}", task.id)

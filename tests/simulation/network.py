@@ -106,6 +106,7 @@ class Wire:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.stopped_at = math.inf
+        self.may_create: Callable[[], bool] = lambda: True
         self._closed = False
         self._dead = False
         self._waiting: set[trio.Event] = set()
@@ -137,6 +138,8 @@ class Wire:
             await trio.lowlevel.checkpoint()
             raise httpx2.ConnectError("nobody sends any more")
         fate = self._network.fate(call)
+        if call.fresh and not self.may_create():
+            raise httpx2.ConnectError("cut off from its fleet")
         self._network.on_sent(call)
         if self._closed or fate.refused:
             await trio.sleep(fate.there_s)

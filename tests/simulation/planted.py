@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ from creche.core import reconcile
 from creche.core import task as rules
 from creche.core.limits import Slots
 from creche.core.task import Task
-from creche.edges import store_sqlite_schema
+from creche.edges import store_redis_server, store_sqlite_schema
+from creche.edges.store_redis_member import RedisMembership
 from creche.edges.store_sqlite import SqliteStore
+from creche.engine.fleet import Fleet
 from creche.engine.journal import Journal
 from creche.engine.live import LiveTask
-from creche.engine.ports import Entry, Written
+from creche.engine.ports import Entry, News, Places, Written
 from creche.engine.pulse import Pulse
 from creche.engine.roster import Roster
 from creche.engine.supervisor import Supervisor
@@ -172,6 +175,80 @@ def left_result_ignored() -> Iterator[None]:
     with mock.patch.object(SqliteStore, "left_results", return_value=[]):
         yield
 
+
+# -- of a fleet ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _script_with(line: str, instead: str) -> Iterator[None]:
+    text = store_redis_server._SCRIPT
+    assert line in text
+    changed = text.replace(line, instead)
+    sha = hashlib.sha1(changed.encode(), usedforsecurity=False).hexdigest()
+    with (
+        mock.patch.object(store_redis_server, "_SCRIPT", changed),
+        mock.patch.object(store_redis_server, "_SHA", sha),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def zombies_write() -> Iterator[None]:
+    """Who was declared gone, and has lost its tasks, writes about them all the same, and never learns of it."""
+    owner = "if h[1] ~= me or h[2] ~= epoch then return {'not_owner'} end"
+    with (
+        _script_with(owner, ""),
+        mock.patch.object(Fleet, "_mend", _nothing),
+        mock.patch.object(Supervisor, "drop"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def orphans_forgotten() -> Iterator[None]:
+    """Nobody takes over what the gone have left."""
+    with mock.patch.object(Fleet, "_adopt", _nothing):
+        yield
+
+
+@contextlib.contextmanager
+def lost_answers_not_mended() -> Iterator[None]:
+    """A task whose accept or adoption was not answered is this node's, and is never minded."""
+    with mock.patch.object(Fleet, "_mend", _nothing):
+        yield
+
+
+@contextlib.contextmanager
+def wishes_ignored() -> Iterator[None]:
+    """A cancel that reaches another node is answered, and goes no further."""
+    with mock.patch.object(Fleet, "_grant", _nothing):
+        yield
+
+
+@contextlib.contextmanager
+def only_own_outcomes() -> Iterator[None]:
+    """A node's listeners miss an outcome now and then: two entries come at once, and it tells of one."""
+    news = RedisMembership.news
+
+    def some(self: RedisMembership, seq: int, places: Places, *, changes: bool, wait_s: float) -> News:
+        found = news(self, seq, places, changes=changes, wait_s=wait_s)
+        return msgspec.structs.replace(found, entries=found.entries[-1:])
+
+    with mock.patch.object(RedisMembership, "news", some):
+        yield
+
+
+async def _nothing(*_: object) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+FLEET_PLANTED: dict[str, Plant] = {
+    "zombies-write": zombies_write,
+    "orphans-forgotten": orphans_forgotten,
+    "lost-answers-not-mended": lost_answers_not_mended,
+    "wishes-ignored": wishes_ignored,
+    "only-own-outcomes": only_own_outcomes,
+}
 
 PLANTED: dict[str, Plant] = {
     "settle-before-commit": settle_before_commit,

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 WORLDS = 500
 FOUND_WITHIN = 200
+FLEETS = 8
+FLEETS_UNTIL_FOUND = 20
+FLEET_QUICKLY_FOUND = ["only-own-outcomes", "wishes-ignored", "zombies-write"]
 
 
 @pytest.mark.slow
@@ -35,6 +38,26 @@ def test_a_planted_bug_is_found(plant: str) -> None:
     """The simulation would not miss it."""
     results = list(run_worlds(range(FOUND_WITHIN), jobs=2, plant=plant, stop_at=1))
     assert results[-1].violation, f"{plant}: not found within {FOUND_WITHIN} worlds"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_fleet_loses_nothing_and_pays_nothing_twice() -> None:
+    """Three daemons on the real server's rules, whatever happens to them, to the server, and on the way to it."""
+    results = list(run_worlds(range(FLEETS), jobs=2, fleets=True))
+    for result in results:
+        again = f"scripts/simulate --fleet --seed {result.seed}"
+        assert not result.violation, f"{result.violation}\n{result.story}\nagain: {again}"
+    assert len(results) == FLEETS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("plant", FLEET_QUICKLY_FOUND)
+def test_a_bug_planted_in_a_fleet_is_found(plant: str) -> None:
+    """Those that take a minute are for `scripts/simulate --fleet --plant`."""
+    results = list(run_worlds(range(FLEETS_UNTIL_FOUND), jobs=2, plant=plant, stop_at=1, fleets=True))
+    assert results[-1].violation, f"{plant}: not found within {FLEETS_UNTIL_FOUND} worlds"
 
 
 @pytest.mark.slow

@@ -66,6 +66,8 @@ class World:
         self.slept_s = 0.0
         self.set_by_s = 0.0
         self.clock_touched = False
+        self.skew_s = 0.0
+        """By how much the clocks of two daemons may differ."""
         self.store_slow_s = 0.0
         self.config = ""
         self.providers = {
@@ -274,8 +276,9 @@ class Life(Outside):
         self,
         config: Config,  # noqa: ARG002
         timetable: Timetable,  # noqa: ARG002
-        may_create: Callable[[], bool],  # noqa: ARG002
+        may_create: Callable[[], bool],
     ) -> Transports:
+        self.wire.may_create = may_create
         return self.wire
 
     def make_heartbeats(self, section: HeartbeatsSection, name: str) -> Heartbeats | None:  # noqa: ARG002

@@ -35,7 +35,10 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """The feed of one store. `floor` and `head` are the store's bounds at start."""
+    """The feed of one store. `floor` and `head` are the store's bounds at start.
+
+    `shared`: other nodes write to it, too, and may have told of entries that this one has not heard of yet.
+    """
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Feed:
         identity: str,
         floor: int,
         head: int,
+        shared: bool = False,
         tail_count: int = 10_000,
         tail_bytes: int = 64 << 20,
     ) -> None:
         self._journal = journal
         self._identity = identity
         self._floor = floor
+        self._shared = shared
         self._tail: list[Item] = []
         self._tail_floor = head
         self._size_bytes = 0
@@ -67,7 +72,8 @@ class Feed:
         """What a cursor stands for: None means the head, `OLDEST` everything that is kept.
 
         An unreadable one, or one of another store, is -1, which asks for `resync`. So is one that is ahead of the head:
-        it was given out before the store was put back to a backup, and its numbers are now those of other outcomes.
+        it was given out before the store was put back to a backup, and its numbers are now those of other outcomes. In
+        a fleet another node gave it out, and is ahead.
         """
         if cursor is None:
             return None
@@ -76,7 +82,7 @@ class Feed:
         identity, _, seq = cursor.rpartition("-")
         if identity != self._identity or not seq.isdecimal() or len(seq) > 18:  # noqa: PLR2004 - fits 64 bits
             return -1
-        return int(seq) if int(seq) <= self.head else -1
+        return int(seq) if self._shared or int(seq) <= self.head else -1
 
     def publish(self, entry: Entry) -> None:
         """Append a committed outcome and wake the readers. Called in the order of commits."""

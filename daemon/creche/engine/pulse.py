@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 from loguru import logger
 
+from creche.engine.lease import UNLIMITED, Lease
 from creche.engine.ports import Heartbeats
 from creche.errors import HeartbeatsUnreachable
 
@@ -23,11 +24,15 @@ MAX_ENDED = 100_000
 
 
 class Pulse:
-    """Beats every two seconds. Without `heartbeats` the times are kept here only; `wall` gives Unix seconds."""
+    """Beats every two seconds. Without `heartbeats` the times are kept here only; `wall` gives Unix seconds.
 
-    def __init__(self, heartbeats: Heartbeats | None, *, wall: Callable[[], float]) -> None:
+    No beat while the `lease` has run out: others may mind the tasks, or have ended them.
+    """
+
+    def __init__(self, heartbeats: Heartbeats | None, *, wall: Callable[[], float], lease: Lease = UNLIMITED) -> None:
         self._heartbeats = heartbeats
         self._wall = wall
+        self._lease = lease
         self._entered: dict[str, tuple[str, float]] = {}
         self._ended: dict[str, None] = {}
         self._last_beat = 0.0
@@ -45,6 +50,8 @@ class Pulse:
 
     async def beat(self) -> None:
         """Beat once, now."""
+        if not self._lease.holds():
+            return
         now = self._wall()
         if self._heartbeats is not None:
             ended = tuple(self._ended)
