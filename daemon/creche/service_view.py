@@ -127,6 +127,7 @@ class View:
                     host=node.host,
                     version=node.version,
                     joined_at=wire.utc(node.joined_at),
+                    silent_s=round(fleet.silent_s(node.id), 3),
                     tasks=node.tasks,
                     capacity=node.capacity,
                 )

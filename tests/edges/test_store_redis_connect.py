@@ -1,7 +1,11 @@
-"""The way to a fleet's server, over real ones: single ones, a failover, a cluster; and which are refused."""
+"""The way to a fleet's server, over real ones: single ones and a cluster; and which are refused.
+
+A failover is in tests/process/test_fleet.py.
+"""
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +15,18 @@ import trio
 import trustme
 from redis.exceptions import MovedError, RedisError
 
+from creche.core import task as tasks
 from creche.core.redis_url import read_redis_url
-from creche.core.task import Job
+from creche.core.task import Cancelled, Job
 from creche.edges.store_redis_connect import Primary, check_server, in_words
-from creche.engine.ports import Accept, Accepted, Save
+from creche.engine.ports import Accept, Accepted, Places, Query, Settle
 from creche.errors import StartError, StoreUnavailable
 from creche.testing import make_task
-from tests.edges.stores import Node
-from tests.redis_servers import AOF, WHEEL, Server, cluster, sentinels, wait_until
+from tests.edges.stores import Node, member
+from tests.redis_servers import AOF, WHEEL, Server, cluster, wait_until
 
 KEY = "{t}:meta"
+ROOT = Path(__file__).parent.parent.parent
 
 
 def find(url: str, timeout_s: float = 5.0) -> Primary:
@@ -63,6 +69,27 @@ def test_a_socket_a_database_and_a_login(tmp_path: Path) -> None:
         with pytest.raises(RedisError) as caught:
             Primary(wrong, KEY).client().ping()
         assert "falsch" not in in_words(caught.value, wrong)
+
+
+def test_the_rights_named_in_the_docs_are_enough(server: Server) -> None:
+    """For all that a node does: start, tasks, lists, leases, adoption, wishes, news, retention."""
+    text = (ROOT / "docs" / "how-to" / "run-a-fleet.md").read_text(encoding="utf-8")
+    [rule] = re.findall(r"^ACL SETUSER creche on >PASSWORD (.+)$", text, re.MULTILINE)
+    server.client.execute_command("ACL", "SETUSER", "creche", "on", ">geheim", *rule.replace("{creche}", "{t}").split())
+    node = Node(server.url.replace("://", "://creche:geheim@"), "A").open()
+    task = make_task("t", key="k", labels={"n": "1"})
+    assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
+    assert node.store.list_tasks(Query(labels={"n": "1"})).tasks == [task]
+    assert node.membership.wish("t", b"wish")
+    assert node.membership.renew(member("A"), []).wishes == {"t": b"wish"}
+    node.membership.join(member("A-2"))
+    [adopted] = node.membership.adopt(5)
+    done = tasks.settle(tasks.begin_job(adopted, Job("j"), 2.0), Cancelled("client"), 9.0)
+    [entry] = node.store.commit([Settle(done)])
+    assert node.membership.news(0, Places(), changes=True, wait_s=0.01).entries == [entry]
+    assert node.store.prune(settled_before=99.0, keep=0, limit=5) == 1
+    node.membership.leave()
+    node.store.close()
 
 
 async def test_a_server_behind_tls(server: Server, tmp_path: Path) -> None:
@@ -157,29 +184,6 @@ def test_what_was_written_is_on_disk(tmp_path: Path) -> None:
 
 
 # -- several ---------------------------------------------------------------------------------------------
-
-
-def test_a_failover_is_followed(tmp_path: Path) -> None:
-    """What one replica has confirmed is at the new primary; in between it is said that the store is away."""
-    with sentinels(tmp_path, *AOF) as (url, primary, replica):
-        node = Node(url, "A", replicas=1).open()
-        task = make_task("t")
-        assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
-        primary.kill()
-        with pytest.raises(StoreUnavailable):
-            node.store.commit([Save(task)])
-
-        def found_again() -> bool:
-            try:
-                return node.store.get("t") == task
-            except StoreUnavailable:
-                return False
-
-        wait_until(found_again, "the replica was promoted")
-        assert node.server.client.connection_pool.connection_kwargs["port"] == replica.port
-        with pytest.raises(StoreUnavailable, match="on 0 of 1 replicas"):
-            node.store.commit([Save(task)])  # it has none itself yet
-        node.store.close()
 
 
 def test_a_cluster_is_asked_where_the_keys_are(tmp_path: Path) -> None:

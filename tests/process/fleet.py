@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.process.running import ALGORITHM, COMMAND, Daemon, Json, eventually
@@ -24,6 +25,15 @@ format = "json"
 path = "creche.db"
 url = "{url}"
 """
+_SOONER = """
+from creche.core import fleet
+fleet.LEASE_S, fleet.GONE_AFTER_S = 4.0, 10.0
+from creche.__main__ import main
+main()
+"""
+IMPATIENT = (sys.executable, "-c", _SOONER)
+"""A daemon that takes others for dead sooner. How soon it does by itself: `scripts/test-chaos --fleet --recovery`."""
+
 AWAY = ("the store cannot be written", "could not be saved")
 """What a node says at ERROR while its server is away."""
 
@@ -38,7 +48,13 @@ def nodes(url: str, simulator_url: str) -> Iterator[MakeNode]:
         ends.callback(shutil.rmtree, folder)
         made: list[Daemon] = []
 
-        def make(extra: str = "", *, store: str = "", files: Mapping[str, str] | None = None) -> Daemon:
+        def make(
+            extra: str = "",
+            *,
+            store: str = "",
+            files: Mapping[str, str] | None = None,
+            command: Sequence[str] = COMMAND,
+        ) -> Daemon:
             own = folder / f"n{len(made)}"
             own.mkdir()
             for name, text in (files or {}).items():
@@ -46,7 +62,7 @@ def nodes(url: str, simulator_url: str) -> Iterator[MakeNode]:
             sim = ALGORITHM.format(name="sim", recipe="simulator", base=simulator_url)
             config = CONFIG.format(url=url) + store + sim + extra
             socket_path = own / "creche.sock"
-            node = Daemon(own, config, command=COMMAND, environ={}, pass_fds=(), socket_path=socket_path)
+            node = Daemon(own, config, command=command, environ={}, pass_fds=(), socket_path=socket_path)
             for text in AWAY:
                 node.expect(text)
             made.append(node)

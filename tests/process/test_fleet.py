@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from creche.core.fleet import GONE_AFTER_S
-from tests.process.fleet import MakeNode, fleet, nodes, tasks_by_node, wait_for_members
+from tests.process.fleet import IMPATIENT, MakeNode, fleet, nodes, tasks_by_node, wait_for_members
 from tests.process.running import eventually
 from tests.redis_servers import AOF, Server, cluster, sentinels, wait_until
 
 if TYPE_CHECKING:
     from tests.process.running import Daemon, Json, Listener, Simulator
 
-ADOPTED_S = GONE_AFTER_S + 5
+ADOPTED_S = 15.0
+"""By who is as impatient as `IMPATIENT`."""
 
 
 @pytest.fixture
@@ -166,15 +166,15 @@ def test_a_node_that_stops_hands_its_tasks_over(
 def test_what_dead_and_frozen_nodes_had_is_taken_over(
     make_node: MakeNode, simulator: Simulator, listen: Callable[..., Listener]
 ) -> None:
-    """One is killed, one is stopped for a minute and goes on: the third has all their tasks within 45 s, all settle
-    once, its listener hears all. The one that comes back writes nothing, and joins anew.
+    """One is killed, one hangs for a while and goes on: the third has all their tasks soon, all settle once, its
+    listener hears all. The one that comes back writes nothing, and joins anew.
     """
-    killed, frozen, left = nodes_ = [make_node() for _ in range(3)]
+    killed, frozen, left = nodes_ = [make_node(command=IMPATIENT) for _ in range(3)]
     for node in nodes_:
         node.start()
     wait_for_members(left, 3)
     with listen(left.tcp_url) as ears:
-        starts = [node.submit_many(60, run_s=43, spread_s=5) for node in nodes_]
+        starts = [node.submit_many(60, run_s=14, spread_s=4) for node in nodes_]
         time.sleep(1)
         frozen.signal(signal.SIGSTOP)
         killed.kill()
@@ -214,6 +214,26 @@ def test_the_server_is_killed_and_comes_back(
         heard = ears.hears(50, 30)
     assert_once(simulator, start, 50, heard)
     assert one.client.status()["faults"] == []
+
+
+def test_what_the_server_has_lost_is_put_back(pair: tuple[Daemon, Daemon], server: Server) -> None:
+    """As a failover may lose what was written last: the node that minds the task still has it, and nothing is paid
+    twice.
+    """
+    one, other = pair
+    task = one.client.submit("sim", key="k", input={"simulate": {"queue": "0s", "run": "12s", "tag": "lost"}})
+    eventually(lambda: one.client.get(task["id"])["status"] == "processing")
+    for key in server.client.scan_iter("{creche}:*"):
+        if key.startswith(("{creche}:by:", "{creche}:owned:")):
+            server.client.zrem(key, task["id"])
+    server.client.delete(f"{{creche}}:t:{task['id']}", "{creche}:keys")
+    assert other.call("GET", f"/v1/tasks/{task['id']}").status == 404
+    eventually(lambda: other.call("GET", f"/v1/tasks/{task['id']}").status == 200, 12)
+    assert other.client.wait(task["id"])["status"] == "succeeded"
+    assert (
+        other.client.submit("sim", key="k", input={"simulate": {"queue": "0s", "run": "12s", "tag": "lost"}})["id"]
+        == task["id"]
+    )
 
 
 def test_a_server_that_hangs(pair: tuple[Daemon, Daemon], server: Server) -> None:

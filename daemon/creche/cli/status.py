@@ -47,9 +47,10 @@ def _fleet(fleet: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     for node, count in fleet["orphans"].items():
         yield "orphans", f"{count} tasks of {node}, which is gone"
     for node in fleet["nodes"]:
-        here = f"this one, its lease holds for {span(fleet['lease_s'])}" if node["id"] == fleet["member"] else ""
-        about = (f"{node['id']} on {node['host']}", f"{node['tasks']} of {node['capacity']} tasks", here)
-        yield "node", ", ".join(filter(None, about))
+        here = f"heard of {span(node['silent_s'])} ago"
+        if node["id"] == fleet["member"]:
+            here = f"this one, its lease holds for {span(fleet['lease_s'])}"
+        yield "node", f"{node['id']} on {node['host']}, {node['tasks']} of {node['capacity']} tasks, {here}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

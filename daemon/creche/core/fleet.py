@@ -57,6 +57,10 @@ class Sightings:
         self._told: dict[str, tuple[bytes, float]] = {}
         self._looked_at = 0.0
 
+    def silent_s(self, name: str, now: float) -> float:
+        """For how long a member has told nothing new, as far as was seen."""
+        return now - self._told[name][1] if name in self._told else 0.0
+
     def look(self, told: Mapping[str, bytes], now: float) -> list[str]:
         """What all members tell of themselves now; returns those that are gone.
 

@@ -35,12 +35,15 @@ class Algorithms(msgspec.Struct, frozen=True):
 
 
 class NodeOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of a fleet, as it last told of itself. `capacity` is how many tasks it takes at most."""
+    """A node of a fleet, as it last told of itself, `silent_s` seconds ago. `capacity` is how many tasks it takes at
+    most.
+    """
 
     id: str
     host: str
     version: str
     joined_at: datetime
+    silent_s: float
     tasks: int
     capacity: int
 

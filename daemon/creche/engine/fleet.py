@@ -25,7 +25,7 @@ from creche.core.wire import ResolveIn
 from creche.engine.feed import Feed
 from creche.engine.live import Tools
 from creche.engine.others import CANCEL, OtherNodes
-from creche.engine.ports import Places, Renewal
+from creche.engine.ports import Accept, Accepted, Places, Renewal
 from creche.engine.supervisor import Supervisor
 from creche.errors import NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
 
@@ -66,6 +66,7 @@ class Fleet:
         self._feed = feed
         self._updates = tools.updates
         self._lease = tools.lease
+        self._journal = tools.journal
         self._wall = tools.wall
         self._node = about.id
         self._about = about
@@ -84,6 +85,10 @@ class Fleet:
     def member(self) -> str:
         """Who this node is in the fleet now."""
         return self._about.id
+
+    def silent_s(self, member: str) -> float:
+        """For how long nothing new was heard of a member; beyond `GONE_AFTER_S` it is declared gone."""
+        return self._sightings.silent_s(member, self._lease.uptime())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join, and stay until cancelled. Ready means joined, with a lease. Raises `StartError` before that."""
@@ -184,7 +189,9 @@ class Fleet:
                 return
 
     async def _mend(self, renewal: Renewal) -> None:
-        """What the store says is ours is minded here, and nothing else; for the case that an answer was lost."""
+        """What the store says is ours is minded here, and nothing else: an answer may have been lost, or a failover may
+        have lost what was written last.
+        """
         lives = self._supervisor.roster.lives
         self._differing = self._differing + 1 if renewal.owned != len(lives) else 0
         if self._differing < MEND_AFTER:
@@ -192,15 +199,31 @@ class Fleet:
         self._differing = 0
         before = frozenset(lives)
         owned = frozenset(await self._run(self._membership.owned))
-        strange = [task_id for task_id in before - owned if task_id in lives]
         missing = owned - before - lives.keys()
-        if strange:
-            logger.warning("{} tasks are not this node's any more", len(strange))
-            self._supervisor.drop(strange)
+        strange = [task_id for task_id in before - owned if task_id in lives]
+        known = {task.id: task for task in await self._supervisor.find(strange)}
+        if others := [task_id for task_id, task in known.items() if not task.ended]:
+            logger.warning("{} tasks are not this node's any more", len(others))
+            self._supervisor.drop(others)
+        for task_id in strange:
+            if task_id not in known:
+                await self._put_back(task_id)
         if missing:
             tasks = await self._supervisor.find(missing)
             logger.warning("{} tasks of this node were not minded", len(tasks))
             await self._supervisor.take_in([task for task in tasks if not task.ended and task.id not in lives])
+
+    async def _put_back(self, task_id: str) -> None:
+        """A task that the server has lost. This node is a member, so nobody else has taken it, or ended it."""
+        live = self._supervisor.roster.lives.get(task_id)
+        if live is None or live.task.ended:
+            return
+        logger.warning("{}: the server has lost it; it is put back", task_id)
+        answer = await self._journal.write(Accept(live.task))
+        if isinstance(answer, Accepted) and answer.task.id != task_id:
+            job = live.task.job and live.task.job.id
+            logger.error("{}: its key is that of task {} now; given up, job {}", task_id, answer.task.id, job)
+            self._supervisor.drop([task_id])
 
     # -- what the others do --------------------------------------------------------------------------------
 
