@@ -98,3 +98,18 @@ def test_an_earlier_result_can_be_shown_again(tmp_path: Path) -> None:
         timeout=60,
     )
     assert again.stdout == tables
+
+
+def test_a_fleet_can_be_measured() -> None:
+    """What a task's life costs its server."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, str(ROOT / "bench/fleet.py"), "--tasks", "50"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}:{ROOT / 'bench'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "script calls per task" in done.stdout
+    assert "bytes per task, settled" in done.stdout

@@ -40,7 +40,7 @@ from creche.engine.timetable import Timetable
 from creche.errors import StartError
 from creche.service_outside import Outside
 from creche.service_parts import address_of, algorithms_of, flatten, make_access
-from creche.service_store import prune_forever
+from creche.service_store import apply_retention
 from creche.service_view import View
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -147,7 +147,7 @@ async def serve(
             await ground.start(fleet.run)
         await ground.start(lag.run)
         ground.start_soon(stream.run)
-        ground.start_soon(prune_forever, config.store, journal, feed, clock.now)
+        ground.start_soon(apply_retention, config.store, journal, feed, clock.now)
         async with outside.open_listeners(config) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)
             view.addresses = [address_of(listener) for listener in listeners]

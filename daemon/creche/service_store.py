@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import trio
@@ -11,6 +12,7 @@ from loguru import logger
 
 from creche.config import StoreSection
 from creche.core.redis_url import read_redis_url
+from creche.edges.store_results import ResultFiles
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal, RunSync
@@ -22,6 +24,8 @@ from creche.service_parts import make_folder
 T = TypeVar("T")
 
 PRUNE_EVERY_S = 60.0
+TIDY_EVERY_S = 3600.0
+TIDY_STEP = 100
 
 
 class Thread:
@@ -57,6 +61,14 @@ async def open_store(section: StoreSection, wall: Callable[[], float]) -> AsyncI
             await opened.write(opened.store.close)
 
 
+async def apply_retention(section: StoreSection, journal: Journal, feed: Feed, wall: Callable[[], float]) -> None:
+    """Remove what need not be kept any longer, until cancelled. `wall` gives Unix seconds."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prune_forever, section, journal, feed, wall)
+        if section.url is not None:
+            nursery.start_soon(tidy_forever, section, journal)
+
+
 async def prune_forever(section: StoreSection, journal: Journal, feed: Feed, wall: Callable[[], float]) -> None:
     """Apply retention every minute, in steps that hold up no commit for long. `wall` gives Unix seconds."""
     while True:
@@ -70,6 +82,20 @@ async def prune_forever(section: StoreSection, journal: Journal, feed: Feed, wal
         except StoreUnavailable as exc:
             logger.debug("retention waits for the store: {}", exc)
         await trio.sleep(PRUNE_EVERY_S)
+
+
+async def tidy_forever(section: StoreSection, journal: Journal) -> None:
+    """In a fleet: remove the files of results, as far as this node has saved them, of tasks that are gone."""
+    files = Thread().run
+    folder = ResultFiles(section.path)
+    while True:
+        with suppress(StoreUnavailable, OSError):
+            names = await files(folder.asset_names)
+            for first in range(0, len(names), TIDY_STEP):
+                some = names[first : first + TIDY_STEP]
+                gone = await journal.read(lambda store, some=some: [name for name in some if store.get(name) is None])  # type: ignore[misc]
+                await files(partial(folder.remove_assets, gone))
+        await trio.sleep(TIDY_EVERY_S)
 
 
 def _make_sqlite(section: StoreSection) -> OpenStore:

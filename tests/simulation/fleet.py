@@ -109,10 +109,15 @@ class FleetWorld(World):
         else:
             life.die()
         await life.ended.wait()
-        self.troubled.append((began, self.uptime() + ADOPTION_S))
-        self.disturbed.append(self.uptime() + ADOPTION_S)
+        self.trouble_since(began)
         if gently and life.fault is not None:
             raise life.fault
+
+    def trouble_since(self, began: float) -> None:
+        """What began then is over; it may be felt for a while."""
+        over = self.uptime()
+        self.troubled.append((began, over + ADOPTION_S))
+        self.disturbed += [over + part * ADOPTION_S / 4 for part in range(5)]
 
     async def ask(self, method: str, path: str, body: bytes = b"", **query: object) -> Response:
         """One request to one of them. Raises `Gone`; whether it was done is then not known."""
@@ -325,8 +330,7 @@ class FleetHistory(History):
         await trio.sleep(chance.choice([chance.uniform(0, 15), chance.uniform(15, 60), chance.uniform(60, 300)]))
         life.cut_off = False
         world.story.tell(f"world: node {life.host()} is back")
-        world.troubled.append((began, world.uptime() + ADOPTION_S))
-        world.disturbed.append(world.uptime() + ADOPTION_S)
+        world.trouble_since(began)
 
     async def _trouble_the_server(self, strike: str) -> None:
         world, chance = self._fleet, self.world.chance
@@ -340,8 +344,7 @@ class FleetHistory(History):
             await trio.sleep(chance.uniform(1, 100))
         world.away, world.lossy = False, 0.0
         world.story.tell("world: the server is well")
-        world.troubled.append((began, world.uptime() + ADOPTION_S))
-        world.disturbed.append(world.uptime() + ADOPTION_S)
+        world.trouble_since(began)
         await self._have_all_up(calm=False)
 
     async def _have_all_up(self, *, calm: bool = True) -> None:

@@ -21,13 +21,13 @@ import trio
 from loguru import logger
 
 from creche.core.fleet import RENEW_EVERY_S, Member, Sightings
-from creche.core.wire import ResolveIn
+from creche.core.task import Task
 from creche.engine.feed import Feed
 from creche.engine.live import Tools
-from creche.engine.others import CANCEL, OtherNodes
+from creche.engine.others import CANCEL, OtherNodes, Wish
 from creche.engine.ports import Accept, Accepted, Places, Renewal
 from creche.engine.supervisor import Supervisor
-from creche.errors import NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
+from creche.errors import CrecheError, NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
 
 CLAIM = 50
 """Tasks that are adopted at once: few, so that all who have room get their part."""
@@ -39,13 +39,16 @@ PAUSE_S = 0.02
 """Between two questions for news, where the first brought none."""
 
 RETRY_S = 1.0
+LOOK_AT_RESTING_EVERY = 10
+"""Rounds between two looks at tasks that rest."""
+
 MEND_AFTER = 3
 """Rounds in which the store and the memory may differ: what is on its way between them is not amiss."""
 
 NUDGED_S = 0.1
 """The least time between two rounds, however much is wanted."""
 
-_WISHES = msgspec.json.Decoder(ResolveIn)
+_WISHES = msgspec.json.Decoder(Wish)
 
 
 class Fleet:
@@ -174,6 +177,8 @@ class Fleet:
                 self._granting.add(task_id)
                 self._nursery.start_soon(self._grant, task_id, wish)
         await self._mend(renewal)
+        if self._about.beat % LOOK_AT_RESTING_EVERY == 0:
+            await self._look_at_those_at_rest()
         if renewal.waiting or renewal.gone:
             await self._adopt()
 
@@ -213,17 +218,34 @@ class Fleet:
             logger.warning("{} tasks of this node were not minded", len(tasks))
             await self._supervisor.take_in([task for task in tasks if not task.ended and task.id not in lives])
 
+    async def _look_at_those_at_rest(self) -> None:
+        """A person's decision about an unknown task may be in the store, though its answer was lost."""
+        lives = self._supervisor.roster.lives
+        for task in await self._supervisor.find([task_id for task_id, live in lives.items() if live.at_rest]):
+            live = lives.get(task.id)
+            if live is not None and live.at_rest and task.status is not live.task.status:
+                self._supervisor.drop([task.id])
+                if not task.ended:
+                    await self._supervisor.take_in([task])
+
     async def _put_back(self, task_id: str) -> None:
         """A task that the server has lost. This node is a member, so nobody else has taken it, or ended it."""
         live = self._supervisor.roster.lives.get(task_id)
         if live is None or live.task.ended:
             return
         logger.warning("{}: the server has lost it; it is put back", task_id)
-        answer = await self._journal.write(Accept(live.task))
-        if isinstance(answer, Accepted) and answer.task.id != task_id:
-            job = live.task.job and live.task.job.id
-            logger.error("{}: its key is that of task {} now; given up, job {}", task_id, answer.task.id, job)
-            self._supervisor.drop([task_id])
+        try:
+            answer = await self._journal.write(Accept(live.task))
+        except RefusedError as exc:
+            self._give_up(live.task, str(exc))
+        else:
+            if isinstance(answer, Accepted) and answer.task.id != task_id:
+                self._give_up(live.task, f"its key is that of task {answer.task.id} now")
+
+    def _give_up(self, task: Task, why: str) -> None:
+        """It was submitted anew after it was lost; this line is all that tells of its job."""
+        logger.error("{}: cannot be put back: {}; job {}", task.id, why, task.job and task.job.id)
+        self._supervisor.drop([task.id])
 
     # -- what the others do --------------------------------------------------------------------------------
 
@@ -271,15 +293,16 @@ class Fleet:
     async def _grant(self, task_id: str, wish: bytes) -> None:
         """Do it. One that cannot be done is gone with that; one that cannot be written is tried again."""
         try:
-            decision = _WISHES.decode(wish)
-            if decision.action == CANCEL:
+            wished = _WISHES.decode(wish)
+            task = await self._supervisor.get(task_id)
+            if wished.decision.action == CANCEL:
                 await self._supervisor.cancel(task_id)
-            else:
-                await self._supervisor.resolve(task_id, decision)
+            elif wished.token == task.token:
+                await self._supervisor.resolve(task_id, wished.decision)
         except UnavailableError:
             return
-        except RefusedError as exc:
-            logger.info("{}: {} is wished, but: {}", task_id, decision.action, exc)
+        except (CrecheError, msgspec.MsgspecError) as exc:  # it has ended meanwhile, or a newer version wishes it
+            logger.info("{}: a wish of another node's client cannot be granted: {}", task_id, exc)
         finally:
             self._granting.discard(task_id)
         with suppress(StoreUnavailable):  # then it is done once more, which changes nothing

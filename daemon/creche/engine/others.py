@@ -34,6 +34,15 @@ class Link(NamedTuple):
     follow: RunSync
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """What is wanted of a task, whose `token` was this one then. A decision to create anew changes the token, so that a
+    wish which was granted without anyone hearing of it is not granted twice.
+    """
+
+    token: str
+    decision: ResolveIn
+
+
 class OtherNodes:
     """Leaves wishes for other nodes, and waits for their tasks."""
 
@@ -66,7 +75,7 @@ class OtherNodes:
         def done(now: Task) -> bool:
             return now.ended or (now.cancel_reason is not None if wish.action == CANCEL else now.status != task.status)
 
-        await self.link.run(lambda: self.link.membership.wish(task.id, _ENCODER.encode(wish)))
+        await self.link.run(lambda: self.link.membership.wish(task.id, _ENCODER.encode(Wish(task.token, wish))))
         return await self._wait_until(done, task.id, ANSWER_S, look)
 
     async def wait(self, task_id: str, timeout_s: float, look: Callable[[], Awaitable[Task]]) -> Task:
@@ -76,12 +85,15 @@ class OtherNodes:
     async def _wait_until(
         self, good: Callable[[Task], bool], task_id: str, timeout_s: float, look: Callable[[], Awaitable[Task]]
     ) -> Task:
-        with trio.move_on_after(timeout_s):
-            while True:
-                news = self._watched.setdefault(task_id, trio.Event())  # before looking: nothing falls between
-                task = await look()
-                if good(task):
-                    return task
-                with trio.move_on_after(LOOK_AGAIN_S):
-                    await news.wait()
+        try:
+            with trio.move_on_after(timeout_s):
+                while True:
+                    news = self._watched.setdefault(task_id, trio.Event())  # before looking: nothing falls between
+                    task = await look()
+                    if good(task):
+                        return task
+                    with trio.move_on_after(LOOK_AGAIN_S):
+                        await news.wait()
+        finally:
+            self.notice(task_id)  # whoever else waits for it looks, and watches on
         return await look()
