@@ -344,10 +344,10 @@ def test_jobs_in_flight_are_limited_for_the_fleet(make_node: MakeNode, simulator
     pair = [make_node(limited) for _ in range(2)]
     for node in pair:
         node.start()
-    starts = [node.submit_many(20, algorithm="few", run_s=1) for node in pair]
+    starts = [node.submit_many(30, algorithm="few", run_s=1) for node in pair]
     most, both = 0, 0
     deadline = time.monotonic() + 40
-    while len(pair[0].outcomes()) < 40:
+    while len(pair[0].outcomes()) < 60:
         held = [node.client.algorithms()[1]["in_flight"] for node in pair]
         most, both = max(most, sum(held)), both + all(held)
         assert time.monotonic() < deadline
@@ -355,4 +355,4 @@ def test_jobs_in_flight_are_limited_for_the_fleet(make_node: MakeNode, simulator
     assert 0 < most <= 6
     assert both
     for start in starts:
-        assert Counter(simulator.jobs_by_tag(f"{start}-").values()) == {1: 20}
+        assert Counter(simulator.jobs_by_tag(f"{start}-").values()) == {1: 30}
