@@ -31,6 +31,7 @@ LOGIN = {"username": "me", "password": "p@ss:w/rd"}
             },
         ),
         ("unix:///run/r.sock", {"kind": "standalone", "path": "/run/r.sock"}),
+        ("unix:///run/redis@1/r.sock", {"kind": "standalone", "path": "/run/redis@1/r.sock"}),
         (
             "unix://me:p%40ss%3Aw%2Frd@/run/r.sock?db=2",
             {"kind": "standalone", "path": "/run/r.sock", "db": 2, "login": LOGIN},
@@ -70,6 +71,8 @@ def test_a_url_is_read(url: str, address: dict[str, Any]) -> None:
         ("redis://a,b", "several hosts are those of"),
         ("unix://relative", "absolute path"),
         ("redis+sentinel://a", "names no service"),
+        ("redis+sentinel://me:12/cret@h", "%-encoded"),
+        ("unix://me:12@/cret@/run/r.sock", "%-encoded"),
         ("redis+cluster://a/3", "one database only"),
     ],
 )
@@ -84,5 +87,5 @@ def test_passwords_are_not_shown() -> None:
     """Not by repr, not by the label, and not in what a server says."""
     address = read_redis_url("redis+sentinel://me:geheim@a,b:7/it?sentinel_password=auchgeheim")
     assert repr(address) == "RedisAddress(a:26379,b:7)"
-    assert address.without_password("ERR 'geheim' and 'auchgeheim'") == "ERR '***' and 'auch***'"
+    assert address.without_password("ERR 'geheim' and 'auchgeheim'") == "ERR '***' and '***'"
     assert "geheim" not in str(msgspec.structs.replace(address, db=1))

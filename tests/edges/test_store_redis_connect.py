@@ -1,14 +1,19 @@
-"""The way to a fleet's server, over real ones: single ones and a cluster; and which are refused.
+"""The way to a fleet's server, over real ones: single ones, with Sentinels, and a cluster; and which are refused.
 
-A failover is in tests/process/test_fleet.py.
+What a failover does to tasks is in tests/process/test_fleet.py.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import ssl
+import threading
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,7 +28,7 @@ from creche.engine.ports import Accept, Accepted, Places, Query, Settle
 from creche.errors import StartError, StoreUnavailable
 from creche.testing import make_task
 from tests.edges.stores import Node, member
-from tests.redis_servers import AOF, WHEEL, Server, cluster, wait_until
+from tests.redis_servers import AOF, WHEEL, Sentinel, Server, cluster, sentinels, wait_until
 
 KEY = "{t}:meta"
 ROOT = Path(__file__).parent.parent.parent
@@ -44,6 +49,35 @@ def checked(server: Server, *, url: str = "", durable: bool = False, replicas: i
     finally:
         primary.close()
     return ""
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[int]:
+    """A port where every connection gets one answer, whatever it asks; for what no server here would say."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if not connection.recv(4096):
+                        return
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        try:
+            yield port
+        finally:
+            socket.create_connection(("127.0.0.1", port)).close()
+            thread.join()
+
+
+def place(primary: Primary) -> tuple[str, int]:
+    """Where it was found."""
+    settings = primary.client().connection_pool.connection_kwargs
+    return settings["host"], settings["port"]
 
 
 @pytest.fixture
@@ -90,6 +124,16 @@ def test_the_rights_named_in_the_docs_are_enough(server: Server) -> None:
     assert node.store.prune(settled_before=99.0, keep=0, limit=5) == 1
     node.membership.leave()
     node.store.close()
+
+
+def test_a_password_that_a_server_repeats_is_in_no_traceback() -> None:
+    """Nor in the line that is shown; a server that does not know AUTH answers with its arguments."""
+    with answering(b"-ERR unknown command `AUTH`, with args beginning with: `geheim`\r\n") as port:
+        node = Node(f"redis://:geheim@127.0.0.1:{port}", "A")
+        with pytest.raises(StoreUnavailable) as caught:
+            node.store.get("t")
+    assert "`***`" in str(caught.value)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_server_behind_tls(server: Server, tmp_path: Path) -> None:
@@ -145,6 +189,37 @@ def test_a_server_that_hangs_is_given_up(server: Server) -> None:
     primary.close()
 
 
+class _Told:
+    """A client for a server that is not here: only what INFO would say is known of it."""
+
+    def __init__(self, **info: object) -> None:
+        self.told = {"role": "master", "maxmemory_policy": "noeviction", "aof_enabled": 1, **info}
+
+    def info(self) -> dict[str, object]:
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("info", "complaint"),
+    [
+        ({"redis_version": "6.0.16"}, "needs 6.2 or newer, or Valkey"),
+        ({"redis_version": "7.0.15"}, "needs 7.2, or Valkey"),
+        ({"redis_version": "7.2.0"}, ""),
+        ({"redis_version": "6.0.0", "valkey_version": "9.1.2"}, ""),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(info: dict[str, str], complaint: str) -> None:
+    """Every Valkey is new enough, whatever version of Redis it names for old clients."""
+    client: Any = _Told(**info)
+    try:
+        check_server(client, read_redis_url("redis://h"), durable=True, replicas=0)
+        said = ""
+    except StartError as exc:
+        said = str(exc)
+    assert said.endswith(complaint)
+    assert bool(said) == bool(complaint)
+
+
 @pytest.mark.parametrize(
     ("options", "how", "complaint"),
     [
@@ -184,6 +259,62 @@ def test_what_was_written_is_on_disk(tmp_path: Path) -> None:
 
 
 # -- several ---------------------------------------------------------------------------------------------
+
+
+def test_sentinels_name_the_primary_and_its_successor(tmp_path: Path) -> None:
+    """The primary is killed: whoever says that it is lost finds the promoted replica soon."""
+    with sentinels(tmp_path) as (url, one, other):
+        primary = find(url, timeout_s=1.0)
+        assert place(primary)[1] == one.port
+        primary.client().set(KEY, 1)
+        one.kill()
+
+        def can_write() -> bool:
+            try:
+                return bool(primary.client().set(KEY, 2))
+            except (RedisError, OSError):
+                primary.lost()
+                return False
+
+        wait_until(can_write, "the promoted one is found")
+        assert place(primary)[1] == other.port
+        primary.close()
+
+
+def test_sentinels_want_a_login_of_their_own(server: Server, tmp_path: Path) -> None:
+    """Which the URL has; what is said of a wrong one is short, and without it."""
+    with Sentinel(tmp_path / "sentinel", server) as sentinel:
+        sentinel.client.execute_command("ACL", "SETUSER", "default", ">geheim", "resetpass", ">geheim")
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/it?sentinel_password="
+        primary = find(url + "geheim")
+        assert primary.client().ping()
+        assert place(primary)[1] == server.port
+        primary.close()
+        wrong = read_redis_url(url + "falsch")
+        with pytest.raises(RedisError) as caught:
+            Primary(wrong, KEY).client()
+        assert in_words(caught.value, wrong) == "No master found for 'it' : auth:AuthenticationError"
+
+
+@pytest.mark.parametrize(
+    ("told", "host"),
+    [
+        (b"$9\r\n127.0.0.2\r\n", "127.0.0.2"),
+        (b"$0\r\n\r\n", "127.0.0.1"),
+        (b"$-1\r\n", "127.0.0.1"),
+        (b"$1\r\n?\r\n", "127.0.0.3"),
+    ],
+)
+def test_a_node_of_a_cluster_without_a_name(told: bytes, host: str) -> None:
+    """Is the one that was asked, or has an address beside, as `cluster-preferred-endpoint-type` has it; a node before
+    it that is in no cluster any more is passed over.
+    """
+    ip = b"*2\r\n$2\r\nip\r\n$9\r\n127.0.0.3\r\n"
+    slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n" + told + b":7001\r\n$2\r\nid\r\n" + ip
+    with answering(b"-ERR This instance has cluster support disabled\r\n") as gone, answering(slots) as node:
+        primary = find(f"redis+cluster://127.0.0.1:{gone},127.0.0.1:{node}")
+        assert place(primary) == (host, 7001)
+        primary.close()
 
 
 def test_a_cluster_is_asked_where_the_keys_are(tmp_path: Path) -> None:

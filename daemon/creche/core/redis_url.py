@@ -64,9 +64,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     def without_password(self, text: str) -> str:
         """A server that does not know AUTH answers with its arguments."""
-        for login in (self.login, self.sentinel_login):
-            if password := login.get("password"):
-                text = text.replace(password, "***")
+        passwords = {login["password"] for login in (self.login, self.sentinel_login) if login.get("password")}
+        for password in sorted(passwords, key=len, reverse=True):  # else a part of the longer one could be left
+            text = text.replace(password, "***")
         return text
 
 
@@ -86,6 +86,9 @@ def read_redis_url(url: str) -> RedisAddress:
         )
     kind, tls = _SCHEMES[parts.scheme]
     local = parts.scheme == "unix"
+    if "@/" in parts.path and login if local else "@" in parts.path:
+        # The password went on there, and what seems to be the place of the server is a part of it.
+        raise ValueError("the Redis URL has an @ after its host; special characters in a password must be %-encoded")
     path = unquote(parts.path) if local else ""
     _check_place(kind, hosts, path, local=local)
     service, db = ("", query.pop("db", "0")) if local else _service_and_db(kind, unquote(parts.path).strip("/"))

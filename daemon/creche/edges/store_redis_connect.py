@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's own, not Python's
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis-py's own, not Python's
 from redis.retry import Retry
 
 from creche.core.redis_url import RedisAddress
@@ -71,13 +73,17 @@ class Primary:
         return Redis(host=host, port=port, db=address.db, **access)
 
     def _ask_sentinels(self, tls: dict[str, Any]) -> tuple[str, int]:
-        from redis.sentinel import Sentinel  # noqa: PLC0415 - few need it
+        from redis.sentinel import MasterNotFoundError, Sentinel  # noqa: PLC0415 - few need it
 
         address = self._address
         settings = {**self._settings, **tls, **address.sentinel_login}
         sentinel: Any = Sentinel(list(address.hosts), sentinel_kwargs=settings)  # type: ignore[no-untyped-call]
         try:
             host, port = sentinel.discover_master(address.service)
+        except MasterNotFoundError as exc:
+            # It shows all settings of a client for each Sentinel that did not answer; what was wrong is enough.
+            exc.args = (re.sub(r"<redis.+?> - ", "", str(exc)),)
+            raise
         finally:
             for asked in sentinel.sentinels:
                 asked.close()
@@ -91,21 +97,38 @@ class Primary:
             asked: Any = Redis(host=host, port=port, **access)
             try:
                 ranges = asked.execute_command("CLUSTER", "SLOTS")
-            except (ConnectionError, TimeoutError) as exc:
+            except RedisError as exc:  # another one may know: not only one that is away, but one that was taken out
                 fault = exc
                 continue
             finally:
                 asked.close()
-            for first, last, (name, at, *_), *_ in ranges:
+            for first, last, node, *_ in ranges:
                 if first <= slot <= last:
-                    return name.decode() or host, int(at)  # without a name: the node that was asked
+                    return _name_of(node) or host, int(node[1])
             fault = ConnectionError("the cluster has no node for the slot of the store's keys")
         raise fault
 
 
+def _name_of(node: Sequence[Any]) -> str:
+    """The host of a node as the cluster tells it, by `cluster-preferred-endpoint-type`. Empty means the one that was
+    asked; "?" that the node should have a name and has none, and the address is told beside.
+    """
+    name, _, _, *more = node
+    if name == b"?":
+        beside = more[0] if more else []  # name, value, name, value
+        name = dict(zip(beside[::2], beside[1::2], strict=True)).get(b"ip")
+    return name.decode() if name else ""
+
+
 def in_words(error: Exception, address: RedisAddress) -> str:
-    """What went wrong, in one line and without the password."""
-    return address.without_password(" ".join(str(error).split())) or type(error).__name__
+    """What went wrong, in one line and without the password, which is taken out of the error, too."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:  # tracebacks show them all
+        cause.args = tuple(address.without_password(arg) if isinstance(arg, str) else arg for arg in cause.args)
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_server(client: Redis, address: RedisAddress, *, durable: bool, replicas: int) -> None:
