@@ -184,8 +184,28 @@ def test_a_server_that_hangs_is_given_up(server: Server) -> None:
     with pytest.raises(RedisError):
         primary.client().ping()
     server.resume()
-    primary.lost()
+    primary.lost(primary.client())
     assert primary.client().ping()
+    primary.close()
+
+
+def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
+    """A command of another thread goes on, on the connection that it has; what was found since is not given up."""
+    primary = find(server.url)
+    used = primary.client()
+    news: list[object] = []
+    waiting = threading.Thread(target=lambda: news.append(used.xread({"bell": "$"}, block=0)))
+    waiting.start()
+    wait_until(lambda: server.client.info("clients")["blocked_clients"] == 1, "it waits")
+    primary.lost(used)
+    found = primary.client()
+    assert found is not used
+    primary.lost(used)
+    assert primary.client() is found
+    del used
+    server.client.xadd("bell", {"t": "1"})
+    waiting.join()
+    assert [[name for name, _ in rows] for rows in news] == [[b"bell"]]
     primary.close()
 
 
@@ -270,10 +290,12 @@ def test_sentinels_name_the_primary_and_its_successor(tmp_path: Path) -> None:
         one.kill()
 
         def can_write() -> bool:
+            client = None
             try:
-                return bool(primary.client().set(KEY, 2))
+                client = primary.client()
+                return bool(client.set(KEY, 2))
             except (RedisError, OSError):
-                primary.lost()
+                primary.lost(client)
                 return False
 
         wait_until(can_write, "the promoted one is found")

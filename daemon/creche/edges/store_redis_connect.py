@@ -44,18 +44,26 @@ class Primary:
         with self._lock:
             if self._client is None:
                 self._client = self._find()
+                # Else it would close the connections of other threads in the midst of their commands once it is lost.
+                self._client.auto_close_connection_pool = False
             return self._client
 
-    def lost(self) -> None:
-        """The primary does not answer, or is none any more: the next `client` looks for it."""
+    def lost(self, client: Redis | None) -> None:
+        """What `client` gave does not answer, or is no primary any more: the next `client` looks for it. Whoever is in
+        the middle of a command with it hears of that itself.
+        """
+        with self._lock:
+            if client is None or client is not self._client:
+                return  # another thread was faster
+            self._client = None
+        client.connection_pool.disconnect(inuse_connections=False)
+
+    def close(self) -> None:
+        """Close the connections, which nobody uses any more. May be called twice."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            client.close()
-
-    def close(self) -> None:
-        """Close the connections. May be called twice."""
-        self.lost()
+            client.connection_pool.disconnect()
 
     def _find(self) -> Redis:
         address = self._address

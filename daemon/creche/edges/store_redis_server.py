@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 import msgspec
+from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from creche.core.redis_url import RedisAddress
@@ -76,10 +77,12 @@ class RedisServer:
     @contextmanager
     def errors(self, done: str) -> Iterator[None]:
         """What goes wrong in here becomes `StoreUnavailable`, and the primary is looked for anew."""
+        client: Redis | None = None
         try:
+            client = self._primary.client()
             yield
         except (RedisError, OSError) as exc:
-            self._primary.lost()
+            self._primary.lost(client)
             reason = in_words(exc, self._address)
             raise StoreUnavailable(f"the store at {self.label} cannot be {done}: {reason}") from exc
 
