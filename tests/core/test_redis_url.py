@@ -73,6 +73,7 @@ def test_a_url_is_read(url: str, address: dict[str, Any]) -> None:
         ("redis+sentinel://a", "names no service"),
         ("redis+sentinel://me:12/cret@h", "%-encoded"),
         ("unix://me:12@/cret@/run/r.sock", "%-encoded"),
+        ("redis+sentinel://me:secret@a,me:secret@b/it", "once, before all hosts"),
         ("redis+cluster://a/3", "one database only"),
     ],
 )

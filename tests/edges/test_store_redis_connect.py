@@ -105,12 +105,18 @@ def test_a_socket_a_database_and_a_login(tmp_path: Path) -> None:
         assert "falsch" not in in_words(caught.value, wrong)
 
 
-def test_the_rights_named_in_the_docs_are_enough(server: Server) -> None:
-    """For all that a node does: start, tasks, lists, leases, adoption, wishes, news, retention."""
+def with_rights(server: Server, *more: str) -> str:
+    """The URL for a user with the rights that the docs name."""
     text = (ROOT / "docs" / "how-to" / "run-a-fleet.md").read_text(encoding="utf-8")
     [rule] = re.findall(r"^ACL SETUSER creche on >PASSWORD (.+)$", text, re.MULTILINE)
-    server.client.execute_command("ACL", "SETUSER", "creche", "on", ">geheim", *rule.replace("{creche}", "{t}").split())
-    node = Node(server.url.replace("://", "://creche:geheim@"), "A").open()
+    rights = (*rule.replace("{creche}", "{t}").split(), *more)
+    server.client.execute_command("ACL", "SETUSER", "creche", "on", ">geheim", *rights)
+    return server.url.replace("://", "://creche:geheim@")
+
+
+def test_the_rights_named_in_the_docs_are_enough(server: Server) -> None:
+    """For all that a node does: start, tasks, lists, leases, adoption, wishes, news, retention."""
+    node = Node(with_rights(server), "A").open()
     task = make_task("t", key="k", labels={"n": "1"})
     assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
     assert node.store.list_tasks(Query(labels={"n": "1"})).tasks == [task]
@@ -193,7 +199,7 @@ def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
     """A command of another thread goes on, on the connection that it has; what was found since is not given up."""
     primary = find(server.url)
     used = primary.client()
-    news: list[object] = []
+    news: list[Any] = []
     waiting = threading.Thread(target=lambda: news.append(used.xread({"bell": "$"}, block=0)))
     waiting.start()
     wait_until(lambda: server.client.info("clients")["blocked_clients"] == 1, "it waits")
@@ -202,7 +208,6 @@ def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
     assert found is not used
     primary.lost(used)
     assert primary.client() is found
-    del used
     server.client.xadd("bell", {"t": "1"})
     waiting.join()
     assert [[name for name, _ in rows] for rows in news] == [[b"bell"]]
@@ -267,13 +272,14 @@ def test_what_was_written_is_on_disk(tmp_path: Path) -> None:
     """`durable`: after a SIGKILL of the server all is there that was answered, though it syncs once a second."""
     everysec = ("--appendonly", "yes", "--appendfsync", "everysec")
     with Server(tmp_path / "server", *everysec, binary=WHEEL) as server:
-        node = Node(server.url, "A", durable=True).open()
+        node = Node(with_rights(server, "+waitaof"), "A", durable=True).open()
         task = make_task("t")
         assert node.store.commit([Accept(task)]) == [Accepted(task, new=True)]
         server.kill()
         with pytest.raises(StoreUnavailable):
             node.store.get("t")
         server.start()
+        with_rights(server, "+waitaof")  # which it has not written down
         assert node.store.get("t") == task
         node.store.close()
 

@@ -85,6 +85,10 @@ def read_redis_url(url: str) -> RedisAddress:
             "a Redis URL begins with redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://"
         )
     kind, tls = _SCHEMES[parts.scheme]
+    if kind != "standalone" and "@" in login:
+        raise ValueError(
+            "the Redis URL has two @: user and password come once, before all hosts, and are %-encoded where special"
+        )
     local = parts.scheme == "unix"
     if "@/" in parts.path and login if local else "@" in parts.path:
         # The password went on there, and what seems to be the place of the server is a part of it.
