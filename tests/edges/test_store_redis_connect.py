@@ -199,8 +199,9 @@ def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
     """A command of another thread goes on, on the connection that it has; what was found since is not given up."""
     primary = find(server.url)
     used = primary.client()
+    pipe = used.pipeline(transaction=False).xread({"bell": "$"}, block=0)
     news: list[Any] = []
-    waiting = threading.Thread(target=lambda: news.append(used.xread({"bell": "$"}, block=0)))
+    waiting = threading.Thread(target=lambda: news.extend(pipe.execute()))
     waiting.start()
     wait_until(lambda: server.client.info("clients")["blocked_clients"] == 1, "it waits")
     primary.lost(used)
@@ -208,6 +209,7 @@ def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
     assert found is not used
     primary.lost(used)
     assert primary.client() is found
+    del used  # the pipeline outlives the client, as in a round trip of the store
     server.client.xadd("bell", {"t": "1"})
     waiting.join()
     assert [[name for name, _ in rows] for rows in news] == [[b"bell"]]
