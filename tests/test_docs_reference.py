@@ -267,7 +267,7 @@ def test_every_exit_code() -> None:
 
 
 def routes() -> list[Route]:
-    nothing: dict[str, object] = dict.fromkeys(("supervisor", "journal", "feed", "access", "view"))
+    nothing: dict[str, object] = dict.fromkeys(("supervisor", "journal", "feed", "events", "access", "view"))
     return api.Api(**nothing)._table()  # type: ignore[arg-type]
 
 
@@ -305,7 +305,8 @@ def test_every_field(heading: str, struct: type[msgspec.Struct]) -> None:
 
 def test_every_message_of_the_stream() -> None:
     """docs/reference/stream.md lists each type of message with its fields, and no others."""
-    structs = [found for found in vars(wire).values() if isinstance(found, type) and issubclass(found, msgspec.Struct)]
+    known = [*vars(wire).values(), *vars(wire_status).values()]
+    structs = [found for found in known if isinstance(found, type) and issubclass(found, msgspec.Struct)]
     messages = {str(cls.__struct_config__.tag): cls for cls in structs if cls.__struct_config__.tag_field == "type"}
     documented = {
         type_: set(re.findall(r"`(\w+)`", cells[0])) for type_, cells in rows("stream.md", "Messages").items()

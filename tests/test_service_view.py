@@ -10,6 +10,7 @@ from loguru import logger
 
 from creche import service_view
 from creche.config import load
+from creche.service_figures import Engine
 from creche.service_outside import Outside
 from creche.service_view import View
 
@@ -29,18 +30,8 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     config = load(None, {})
     nothing: Any = None
     outside = Outside()
-    view = View(
-        config,
-        outside=outside,
-        supervisor=nothing,
-        tools=nothing,
-        feed=nothing,
-        stream=nothing,
-        upstreams=nothing,
-        lag=nothing,
-        node="n",
-        fleet=None,
-    )
+    engine = Engine("n", nothing, nothing, nothing, nothing, nothing, None)
+    view = View(config, outside, engine, nothing, upstreams=nothing, listeners=())
 
     def fail(*_: object) -> None:
         raise OverflowError

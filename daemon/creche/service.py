@@ -22,8 +22,6 @@ from creche import __version__
 from creche.config import Config, load
 from creche.core.fleet import Member
 from creche.edges import logs
-from creche.edges.api import Api
-from creche.edges.stream import Stream
 from creche.edges.systemd import Notifier, take_sockets
 from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
@@ -38,8 +36,10 @@ from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
 from creche.engine.timetable import Timetable
 from creche.errors import StartError
+from creche.service_faces import make_faces
+from creche.service_figures import Engine
 from creche.service_outside import Outside
-from creche.service_parts import address_of, algorithms_of, flatten, make_access
+from creche.service_parts import address_of, algorithms_of, flatten
 from creche.service_store import apply_retention
 from creche.service_view import View
 
@@ -122,22 +122,8 @@ async def serve(
         )
         about = Member(id=node, host=outside.host(), version=__version__, capacity=config.max_tasks)
         fleet = Fleet(others, supervisor=supervisor, feed=feed, tools=tools, about=about) if others else None
-        access = make_access(config.tcp)
-        stream = Stream(feed=feed, updates=tools.updates, minding=supervisor.roster, access=access, node=node)
-        view = View(
-            config,
-            outside=outside,
-            supervisor=supervisor,
-            tools=tools,
-            feed=feed,
-            stream=stream,
-            upstreams=upstreams,
-            lag=lag,
-            node=node,
-            fleet=fleet,
-        )
-        api = Api(supervisor=supervisor, journal=journal, feed=feed, access=access, view=view)
-        front = outside.make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
+        engine = Engine(node, journal, tools, feed, supervisor, lag, fleet)
+        view, stream, front = make_faces(config, outside, engine, upstreams)
 
         journal_ended = await _begin(ground, journal.run)
         await ground.start(tools.timetable.run)

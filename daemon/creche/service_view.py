@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence, Sized
 
 import msgspec
 from loguru import logger
@@ -13,13 +13,8 @@ from creche.core import wire, wire_status
 from creche.core.fleet import decode_member
 from creche.core.task import ENDS
 from creche.edges.metrics import Metrics, Snapshot
-from creche.edges.stream import Stream
-from creche.engine.feed import Feed
-from creche.engine.fleet import Fleet
-from creche.engine.lag import LoopLag
-from creche.engine.live import Tools
-from creche.engine.supervisor import Supervisor
 from creche.errors import ConfigError
+from creche.service_figures import Engine, Figures
 from creche.service_outside import Outside
 from creche.service_parts import Transports, algorithms_of, routes_of
 
@@ -33,34 +28,31 @@ class View:
     def __init__(
         self,
         config: Config,
-        *,
         outside: Outside,
-        supervisor: Supervisor,
-        tools: Tools,
-        feed: Feed,
-        stream: Stream,
+        engine: Engine,
+        figures: Figures,
+        *,
         upstreams: Transports,
-        lag: LoopLag,
-        node: str,
-        fleet: Fleet | None,
+        listeners: Sequence[Sized],
     ) -> None:
         self._config = config
         self._outside = outside
-        self._supervisor = supervisor
-        self._tools = tools
-        self._feed = feed
-        self._stream = stream
+        self._supervisor = engine.supervisor
+        self._tools = engine.tools
+        self._feed = engine.feed
+        self._lag = engine.lag
+        self._node = engine.node
+        self._fleet = engine.fleet
+        self._figures = figures
         self._upstreams = upstreams
-        self._lag = lag
-        self._node = node
-        self._fleet = fleet
+        self._listeners = listeners
         self._metrics = Metrics(self._snapshot)
         self._started_at = outside.wall()
         self.addresses: list[str] = []
 
     def summary(self) -> str:
         """One line for systemd and the log."""
-        return f"tasks: {sum(self._supervisor.roster.counts().values())}, listeners: {len(self._stream)}"
+        return f"tasks: {self._figures.tasks().total()}, listeners: {self._count_listeners()}"
 
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""
@@ -89,9 +81,7 @@ class View:
 
     def status(self) -> wire_status.StatusOut:
         """For `GET /v1/status`."""
-        counts: Counter[str] = Counter()
-        for (_, status), number in self._supervisor.roster.counts().items():
-            counts[status.value] += number
+        counts = self._figures.tasks()
         now = self._outside.wall()
         draining = self._supervisor.draining
         return wire_status.StatusOut(
@@ -105,10 +95,10 @@ class View:
             unfinished=counts.total(),
             conditions=self._supervisor.roster.conditions(),
             listening=self.addresses,
-            listeners=len(self._stream),
+            listeners=self._count_listeners(),
             heartbeats="process" if self._config.heartbeats.url is None else "redis",
             cursor=self._feed.cursor(self._feed.head),
-            faults=self._faults(),
+            faults=self._figures.faults(),
             fleet=self._fleet_out(),
         )
 
@@ -167,13 +157,8 @@ class View:
         """For `GET /metrics`."""
         return self._metrics.expose()
 
-    def _faults(self) -> list[str]:
-        faults = {
-            "store": self._tools.journal.fault,
-            "heartbeats": self._tools.pulse.fault,
-            "fleet": None if self._fleet is None else self._fleet.fault,
-        }
-        return [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
+    def _count_listeners(self) -> int:
+        return sum(map(len, self._listeners))
 
     def _snapshot(self) -> Snapshot:
         names = self._config.algorithms
@@ -186,7 +171,7 @@ class View:
             events=self._tools.counts,
             slots={name: (len(gate.slots.holders), gate.slots.waiting) for name, gate in gates.items()},
             breakers={name: gate.breaker.is_open for name, gate in gates.items()},
-            listeners=len(self._stream),
+            listeners=self._count_listeners(),
             feed_head=self._feed.head,
             heartbeat_age_s=self._tools.pulse.age_s(),
             loop_lag=self._lag.histogram,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Succeeded, begin_job, settle
 from creche.edges.api import Api, View
+from creche.edges.api_events import Events
 from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
@@ -58,7 +60,12 @@ class Served:
         algorithm = Algorithm(name="draw", provider=FakeProvider(poll=[done]), rhythm=Rhythm())
         self.supervisor = Supervisor(self.tools, self.feed, {"draw": algorithm}, max_tasks=100)
         self.api = Api(
-            supervisor=self.supervisor, journal=self.journal, feed=self.feed, access=access, view=cast("View", None)
+            supervisor=self.supervisor,
+            journal=self.journal,
+            feed=self.feed,
+            events=Events(self.feed, node="n"),
+            access=access,
+            view=cast("View", None),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -186,6 +193,39 @@ async def test_over_tcp_a_token_is_asked_for_before_the_body() -> None:
     refusal = served.api.refusal(request("POST", "/v1/tasks", peer=TCP))
     assert refusal is not None
     assert problem(refusal) == (401, "unauthorized")
+
+
+# -- events --------------------------------------------------------------------------------------------
+
+
+async def events_of(served: Served, *query: tuple[str, str], **headers: str) -> Response:
+    asked = msgspec.structs.replace(
+        request("GET", "/v1/results", query=query), headers={"accept": "text/event-stream", **headers}
+    )
+    return await served.api.handle(asked)
+
+
+async def first_cursor(response: Response) -> str:
+    assert (response.status, response.content_type) == (200, "text/event-stream")
+    assert response.parts is not None
+    hello = await anext(response.parts)
+    await response.parts.aclose()
+    [cursor] = re.findall(r"^id: (.+)$", hello.decode(), re.MULTILINE)
+    return str(cursor)
+
+
+async def test_the_feed_as_events() -> None:
+    """Where a browser was counts more than where it first began."""
+    served = Served(filled(1, 1, 1), Access())
+    assert await first_cursor(await events_of(served)) == "id-3"
+    assert await first_cursor(await events_of(served, ("since", "id-1"))) == "id-1"
+    assert await first_cursor(await events_of(served, ("since", "id-1"), **{"last-event-id": "id-2"})) == "id-2"
+
+
+@pytest.mark.parametrize("name", ["limit", "wait"])
+async def test_events_have_no_pages(name: str) -> None:
+    """What is for pages is refused."""
+    assert problem(await events_of(Served(filled(1), Access()), (name, "1"))) == (400, "invalid_request")
 
 
 # -- results alone -------------------------------------------------------------------------------------

@@ -199,7 +199,8 @@ def test_whoever_loses_the_server_cuts_nobody_off(server: Server) -> None:
     """A command of another thread goes on, on the connection that it has; what was found since is not given up."""
     primary = find(server.url)
     used = primary.client()
-    pipe = used.pipeline(transaction=False).xread({"bell": "$"}, block=0)
+    pipe = used.pipeline(transaction=False)
+    pipe.xread({"bell": "$"}, block=0)
     news: list[Any] = []
     waiting = threading.Thread(target=lambda: news.extend(pipe.execute()))
     waiting.start()

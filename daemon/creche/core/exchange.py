@@ -6,7 +6,7 @@ carries them. `Request` and `Response` go between a client and our own API: the 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -84,9 +84,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """Our answer to a client; the front adds Content-Length, Date and Connection."""
+    """Our answer to a client; the front adds Content-Length, Date and Connection.
+
+    With `parts` the body is what they give, for as long as they do, after `body`; the front closes them.
+    """
 
     status: int
     body: bytes = b""
+    parts: AsyncGenerator[bytes, None] | None = None
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()

@@ -65,6 +65,26 @@ class FleetOut(msgspec.Struct, frozen=True, kw_only=True):
     adopted: int
 
 
+class Stats(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="stats"):
+    """This node in numbers (`?stats=1`).
+
+    `tasks` counts the unfinished ones by status. `accepted`, `settled` (by status), `creates` and `polls` (by result)
+    are totals since the start. `loop_lag_s` is the worst of the last seconds, `heartbeat_age_s` null before the first
+    beat.
+    """
+
+    at: datetime
+    tasks: Mapping[str, int]
+    conditions: Mapping[str, Mapping[str, int]]
+    accepted: int
+    settled: Mapping[str, int]
+    creates: Mapping[str, int]
+    polls: Mapping[str, int]
+    loop_lag_s: float
+    heartbeat_age_s: float | None
+    faults: list[str]
+
+
 class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon is.
 

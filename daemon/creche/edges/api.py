@@ -17,6 +17,7 @@ from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter, labels_of, statuses_of
 from creche.core.task import Succeeded, Task
+from creche.edges.api_events import MEDIA_TYPE, Events, resumes_at, wants_events
 from creche.edges.api_openapi import describe
 from creche.edges.api_routes import Route, Routes
 from creche.engine.feed import Feed
@@ -71,12 +72,14 @@ class Api:
         supervisor: Supervisor,
         journal: Journal,
         feed: Feed,
+        events: Events,
         access: Access,
         view: View,
     ) -> None:
         self._supervisor = supervisor
         self._journal = journal
         self._feed = feed
+        self._events = events
         self._access = access
         self._view = view
         self._routes = Routes(self._table())
@@ -222,12 +225,22 @@ class Api:
 
     # -- the feed ----------------------------------------------------------------------------------------
 
-    async def _results(self, _: Request, query: Query, __: str) -> Response:
+    async def _results(self, request: Request, query: Query, _: str) -> Response:
+        if wants_events(request):
+            return self._result_events(request, query)
         limit = query.integer("limit", 100, at_most=MAX_PAGE)
         reader = self._feed.reader(query.text("since"), TaskFilter.from_query(query).matches)
         items = await reader.next_within(query.seconds("wait", at_most_s=MAX_WAIT_S), limit)
         results = [wire.task_out(item.task) for item in items]
         return _json(wire.Results(results, reader.cursor, resync=reader.missed() is not None))
+
+    def _result_events(self, request: Request, query: Query) -> Response:
+        for name in ("limit", "wait"):
+            if query.text(name) is not None:
+                raise InvalidRequest(f'query parameter "{name}" is for pages; events come as they happen')
+        since = resumes_at(request) or query.text("since")
+        parts = self._events.parts(since, TaskFilter.from_query(query))
+        return Response(status=200, parts=parts, content_type=MEDIA_TYPE, headers=(("X-Accel-Buffering", "no"),))
 
     async def _no_upgrade(self, _: Request, __: Query, ___: str) -> Response:
         response = wire.problem_response(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -248,6 +249,9 @@ class Connection:
             response = problem_response(500, "internal", "the daemon made a mistake; its log has the details")
         if response is not None:
             await self._send(response, close=self._front.stopping)
+            if response.parts is not None and not self._head_only:
+                sent = await self._hangups.handle(self._send_parts, response.parts, self._stream.socket.fileno())
+                response = response if sent else None
         status = "hung up" if response is None else response.status
         took_ms = (trio.current_time() - began) * 1000
         peer = request.peer
@@ -256,7 +260,17 @@ class Connection:
 
     async def _send(self, response: Response, *, close: bool) -> None:
         body = b"" if self._head_only or response.status in _BODILESS else response.body
-        await self._send_events(_head(response, close=close), h11.Data(data=body), h11.EndOfMessage())
+        is_whole = response.parts is None or self._head_only
+        end = [h11.EndOfMessage()] if is_whole else []
+        await self._send_events(_head(response, close=close), h11.Data(data=body), *end)
+
+    async def _send_parts(self, parts: AsyncGenerator[bytes, None]) -> bool:
+        """Send what comes, as it comes, until nothing more does; True then."""
+        async with aclosing(parts):
+            async for part in parts:
+                await self._send_events(h11.Data(data=part))
+        await self._send_events(h11.EndOfMessage())
+        return True
 
     async def _send_events(self, *events: h11.Event) -> None:
         """Raises `trio.TooSlowError` when the client does not take them."""
@@ -269,7 +283,9 @@ class Connection:
 def _head(response: Response, *, close: bool) -> h11.Response:
     headers = [("Date", _http_date(int(time.time()))), ("X-Content-Type-Options", "nosniff"), *response.headers]
     if response.status not in _BODILESS:
-        headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
+        headers.append(("Content-Type", response.content_type))
+    if response.status not in _BODILESS and response.parts is None:
+        headers.append(("Content-Length", str(len(response.body))))
     if not any(name.lower() == "cache-control" for name, _ in response.headers):
         headers.append(("Cache-Control", "no-store"))
     if close:

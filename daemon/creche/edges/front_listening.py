@@ -10,11 +10,15 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
-from creche.core.exchange import Peer, Request, Response
+from creche.core.exchange import Peer
 from creche.errors import StartError
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 MAX_UNIX_PATH_BYTES = 107
 """What `sun_path` of Linux holds (108 bytes) less the closing NUL."""
@@ -162,15 +166,13 @@ class Hangups:
             for fd, _ in self._epoll.poll(0):
                 self._scopes[fd].cancel()
 
-    async def handle(
-        self, handle: Callable[[Request], Awaitable[Response]], request: Request, fd: int
-    ) -> Response | None:
-        """What `handle` responds; None when the client on `fd` hung up first."""
+    async def handle(self, handle: Callable[[A], Awaitable[T]], given: A, fd: int) -> T | None:
+        """What `handle` makes of what it is given; None when the client on `fd` hung up first."""
         with trio.CancelScope() as scope:
             self._epoll.register(fd, select.EPOLLONESHOT)  # once: it would be reported again until the handler is gone
             self._scopes[fd] = scope
             try:
-                return await handle(request)
+                return await handle(given)
             finally:
                 self._epoll.unregister(fd)
                 del self._scopes[fd]

@@ -78,7 +78,7 @@ class Metrics(Collector):
         for algorithm, is_open in now.breakers.items():
             breakers.add_metric([algorithm], is_open)
         yield breakers
-        yield GaugeMetricFamily("creche_listeners", "Connected WebSocket listeners.", value=now.listeners)
+        yield GaugeMetricFamily("creche_listeners", "Connected listeners.", value=now.listeners)
         yield GaugeMetricFamily("creche_feed_head", "Number of the newest outcome in the feed.", value=now.feed_head)
         if now.heartbeat_age_s is not None:
             yield GaugeMetricFamily(

@@ -7,7 +7,7 @@ too long is cut, and resumes by cursor. One error boundary per connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,8 @@ HANDSHAKE_S = 10.0
 UPDATE_EVERY_S = 0.25
 """Changes within this time reach a listener as one update per task."""
 
+STATS_EVERY_S = 2.0
+
 _JSON = msgspec.json.Encoder()
 
 GOING_AWAY = 1001
@@ -44,14 +46,24 @@ class Minding(Protocol):
 
 
 class Stream:
-    """Serves listeners. `node` is this node's id, for `hello`."""
+    """Serves listeners. `node` is this node's id, for `hello`; `stats` gives the message of that name, encoded."""
 
-    def __init__(self, *, feed: Feed, updates: Updates, minding: Minding, access: Access, node: str) -> None:
+    def __init__(
+        self,
+        *,
+        feed: Feed,
+        updates: Updates,
+        minding: Minding,
+        access: Access,
+        node: str,
+        stats: Callable[[], bytes],
+    ) -> None:
         self._feed = feed
         self._updates = updates
         self._minding = minding
         self._access = access
         self._node = node
+        self._stats = stats
         self._listeners: set[Paced] = set()
         self._broadcast = Broadcast(feed)
 
@@ -87,9 +99,9 @@ class Stream:
             handshake = await wrap_server_stream(nursery, line, max_message_size=MAX_INCOMING_BYTES)
             try:
                 refusal = self._access.refusal(request, upgrades=True)
-                query = Query(request.query, known=("since", "updates", "token", *TaskFilter.PARAMETERS))
+                query = Query(request.query, known=("since", "updates", "stats", "token", *TaskFilter.PARAMETERS))
                 wanted = TaskFilter.from_query(query)
-                with_updates = query.flag("updates")
+                with_updates, with_stats = query.flag("updates"), query.flag("stats")
                 since = query.text("since")
             except InvalidRequest as exc:
                 refusal = problem_response(400, exc.code, str(exc))
@@ -106,6 +118,8 @@ class Stream:
                 telling.start_soon(_ping_forever, connection, line)
                 if with_updates:
                     telling.start_soon(self._tell_updates_forever, line, self._updates.watch(wanted.matches))
+                if with_stats:
+                    telling.start_soon(self._tell_stats_forever, line)
                 await self._tell_outcomes(line, reader, wanted)
                 telling.cancel_scope.cancel()
             with trio.fail_after(SEND_S):
@@ -136,6 +150,11 @@ class Stream:
                 await trio.sleep(UPDATE_EVERY_S)
         finally:
             watcher.close()
+
+    async def _tell_stats_forever(self, line: Paced) -> None:
+        while True:
+            await line.tell([self._stats()])
+            await trio.sleep(STATS_EVERY_S)
 
     def _updates_about(self, changed: Mapping[str, Task | None]) -> Iterator[bytes]:
         for task_id, elsewhere in changed.items():

@@ -73,7 +73,14 @@ class Serving:
         journal = Journal(self.store, run_write=self._in_place, run_read=self._in_place)
         self.feed = Feed(journal, identity="id", floor=floor, head=head)
         self.updates = Updates()
-        self.stream = Stream(feed=self.feed, updates=self.updates, minding=self, access=Access(), node="n")
+        self.stream = Stream(
+            feed=self.feed,
+            updates=self.updates,
+            minding=self,
+            access=Access(),
+            node="n",
+            stats=lambda: b'{"type":"stats","at":%d}' % trio.current_time(),
+        )
 
     async def _in_place(self, function: Callable[[], T], /) -> T:
         await trio.lowlevel.checkpoint()

@@ -151,3 +151,13 @@ async def test_a_large_outcome_to_many_is_whole(autojump_clock: object, serve: S
         assert trio.current_time() - began < PING_EVERY_S / 2  # nothing else need be sent to get it through
         serving.publish("t2")
         assert [(await heard(connection))["cursor"] for connection in (one, other)] == ["id-2", "id-2"]
+
+
+async def test_stats_come_while_they_are_wanted(autojump_clock: object, serve: Serve) -> None:
+    """At once, then every two seconds, among the outcomes; who does not ask for them hears none."""
+    serving = serve()
+    async with serving.listener((("stats", "1"),)) as curious, serving.listener() as plain:
+        assert [(await heard(curious))["type"] for _ in range(4)] == ["hello", "stats", "stats", "stats"]
+        serving.publish("t1")
+        assert [(await heard(curious))["type"] for _ in range(2)] == ["result", "stats"]
+        assert [(await heard(plain))["type"] for _ in range(2)] == ["hello", "result"]
