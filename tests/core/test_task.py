@@ -156,3 +156,24 @@ def test_success_is_complete() -> None:
     task = rules.observe(a_task(Status.WAITING), Status.PROCESSING, "running", 0.4)
     assert rules.settle(task, Succeeded(), 170.0).progress == 1.0
     assert rules.settle(task, Failed("provider"), 170.0).progress == 0.4
+
+
+def test_a_story_tells_what_changed() -> None:
+    """Status and the provider's word, with the time; progress alone is no news."""
+    first = a_task(Status.WAITING)
+    second = rules.observe(first, Status.PROCESSING, "running", 0.1)
+    told = rules.remember(second, first, 120.0)
+    assert told.story == (rules.Moment(120.0, Status.PROCESSING, "running"),)
+    third = rules.observe(told, Status.PROCESSING, "running", 0.2)
+    assert rules.remember(third, told, 130.0) is third
+
+
+def test_a_long_story_loses_its_beginning() -> None:
+    """A job that goes to and fro does not let the record grow for ever."""
+    task = a_task(Status.WAITING)
+    for number in range(3 * rules.MAX_STORY):
+        before = task
+        status = (Status.PROCESSING, Status.WAITING)[number % 2]
+        task = rules.remember(rules.observe(before, status, "s", None), before, float(number))
+    assert len(task.story) == rules.MAX_STORY
+    assert task.story[-1].at == 3 * rules.MAX_STORY - 1.0

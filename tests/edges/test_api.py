@@ -195,6 +195,15 @@ async def test_over_tcp_a_token_is_asked_for_before_the_body() -> None:
     assert problem(refusal) == (401, "unauthorized")
 
 
+async def test_a_story_is_told_when_it_is_asked_for(served: Served) -> None:
+    """From the acceptance to the end; lists and plain answers are without."""
+    await served.submit_lines(b'{"algorithm": "draw", "input": 1, "id": "t"}')
+    task = await served.page("/v1/tasks/t", wait="60s", story="1")
+    assert [moment["status"] for moment in task["story"]] == ["accepted", "creating", "waiting", "succeeded"]
+    assert [moment["at"] for moment in task["story"]] == sorted(moment["at"] for moment in task["story"])
+    assert "story" not in await served.page("/v1/tasks/t")
+
+
 # -- events --------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,28 @@ def stored_task(engine: Engine, task_id: str, status: Status, **changes: object)
     engine.store.commit([Accept(task)])
 
 
+async def test_the_story_of_a_task_survives_a_crash(engine: Engine, autojump_clock: object) -> None:
+    """Every status with its time and the provider's word for it, in the order in which they came."""
+    queued = Reading(status=JobStatus.WAITING, provider_status="queued")
+    running = Reading(status=JobStatus.PROCESSING, provider_status="running")
+    provider = FakeProvider(poll=[queued, queued, running, running, running, DONE])
+    await engine.start(engine.algorithm(provider))
+    await engine.submit()
+    await trio.sleep_until(10)
+    await engine.crash()
+    await engine.start()
+    await engine.result(within_s=30)
+    [entry] = engine.store.feed_after(0, 10)
+    epoch = engine.wall() - trio.current_time()
+    assert [(moment.status, moment.provider_status, round(moment.at - epoch)) for moment in entry.task.story] == [
+        (Status.CREATING, None, 0),
+        (Status.WAITING, None, 0),
+        (Status.WAITING, "queued", 0),
+        (Status.PROCESSING, "running", 6),
+        (Status.PROCESSING, None, 15),
+    ]
+
+
 @pytest.mark.parametrize("orderly", [True, False])
 async def test_a_restart_goes_on_where_it_was(
     engine: Engine,

@@ -171,6 +171,18 @@ class Sent(msgspec.Struct, frozen=True):
     way: str = ""
 
 
+class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A status that a task came to, when, and what the provider called it."""
+
+    at: float
+    status: Status
+    provider_status: str | None = None
+
+
+MAX_STORY = 40
+"""Moments that are kept of a task: of a job that goes to and fro the last ones."""
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task, whole: what the client said, and what became of it.
 
@@ -179,7 +191,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     `key` came with the same content. `sent` is there while nobody knows whether the create arrived. `deadline_at` is
     set when the job begins; before that only `deadline_s` counts. `fetching` is what the provider said of a job that
     is over, while its result is yet to be fetched. In a fleet `epoch` tells how often it was taken over: what was
-    written by an owner of before is refused.
+    written by an owner of before is refused. `story` tells what it went through between its acceptance and its end.
     """
 
     # what the client said
@@ -207,6 +219,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     fetching: Reading | None = None
     cancel_reason: str | None = None
     note: str = ""
+    story: tuple[Moment, ...] = ()
     outcome: Outcome | None = None
     settled_at: float | None = None
 
@@ -223,6 +236,14 @@ def _move(task: Task, status: Status) -> None:
 
 def _replace(task: Task, **changes: object) -> Task:
     return msgspec.structs.replace(task, **changes)
+
+
+def remember(task: Task, before: Task, now: float) -> Task:
+    """Add to the story what has changed since `before`. The same object if the status is the same."""
+    if task.status is before.status and task.provider_status == before.provider_status:
+        return task
+    moment = Moment(now, task.status, task.provider_status)
+    return _replace(task, story=(*task.story[-MAX_STORY + 1 :], moment))
 
 
 def begin_create(task: Task, now: float, way: str) -> Task:

@@ -18,7 +18,7 @@ import msgspec
 from creche.core.assets import Asset
 from creche.core.document import parse_duration, suggestion
 from creche.core.exchange import Response
-from creche.core.task import Cancelled, Failed, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
+from creche.core.task import Cancelled, Failed, Moment, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
 from creche.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -84,13 +84,21 @@ class JobOut(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str | None = None
 
 
+class MomentOut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A status that a task came to, when, and the provider's own word for it."""
+
+    at: datetime
+    status: Status
+    job_status: str | None = None
+
+
 class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A task as clients see it. Fields without a value are left out.
 
     `result` (and `partial`) come with `succeeded`, or instead `result_file` when it is large: `GET …/result` has it
     then; `assets` are its files, where they are saved; `reason` and `message` with every other end. `condition`,
-    `failures`,
-    `last_error` and `heartbeat_at` are there while a child minds the task.
+    `failures`, `last_error` and `heartbeat_at` are there while a child minds the task. `story` (asked for) has its
+    moments in order, from the acceptance to the end.
     """
 
     id: str
@@ -120,6 +128,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     last_error: str = ""
     heartbeat_at: datetime | None = None
     input: msgspec.Raw | None = None
+    story: tuple[MomentOut, ...] = ()
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -279,7 +288,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_at: float | None = None
 
 
-def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) -> TaskOut:
+def task_out(task: Task, live: Live | None = None, *, with_input: bool = False, with_story: bool = False) -> TaskOut:
     """A task for the wire."""
     live = live or Live()
     reason, message, result, partial = _outcome_out(task)
@@ -313,7 +322,15 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False) 
         last_error=live.last_error,
         heartbeat_at=moment(live.heartbeat_at),
         input=task.input if with_input else None,
+        story=_story_out(task) if with_story else (),
     )
+
+
+def _story_out(task: Task) -> tuple[MomentOut, ...]:
+    moments = [Moment(task.accepted_at, Status.ACCEPTED), *task.story]
+    if task.settled_at is not None:
+        moments.append(Moment(task.settled_at, task.status))
+    return tuple(MomentOut(utc(moment.at), moment.status, moment.provider_status) for moment in moments)
 
 
 def _outcome_out(task: Task) -> tuple[str | None, str, msgspec.Raw | None, bool]:

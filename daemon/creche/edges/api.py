@@ -91,7 +91,7 @@ class Api:
             Route("POST", "/v1/tasks", self._submit, "Submit a task", takes=wire.TaskIn, gives=task, writes=True),
             Route("POST", "/v1/tasks/batch", self._submit_batch, "Submit many, one JSON per line", writes=True),
             Route("GET", "/v1/tasks", self._list, "List tasks, newest first", query=tasks_query, gives=wire.Page),
-            Route("GET", "/v1/tasks/{id}", self._show, "One task", query=("wait", "input"), gives=task),
+            Route("GET", "/v1/tasks/{id}", self._show, "One task", query=("wait", "input", "story"), gives=task),
             Route("GET", "/v1/tasks/{id}/result", self._show_result, "The result alone, as the provider gave it"),
             Route("POST", "/v1/tasks/{id}/cancel", self._cancel, "Cancel a task", gives=task, writes=True),
             Route(
@@ -194,9 +194,9 @@ class Api:
         return _json(wire.Page([self._out(task) for task in page.tasks], after))
 
     async def _show(self, _: Request, query: Query, task_id: str) -> Response:
-        with_input = query.flag("input")
+        with_input, with_story = query.flag("input"), query.flag("story")
         task = await self._supervisor.wait(task_id, query.seconds("wait", at_most_s=MAX_WAIT_S))
-        return _json(self._out(task, with_input=with_input))
+        return _json(self._out(task, with_input=with_input, with_story=with_story))
 
     async def _show_result(self, _: Request, __: Query, task_id: str) -> Response:
         task = await self._supervisor.get(task_id)
@@ -216,12 +216,12 @@ class Api:
         decision = wire.decode(request.body, wire.ResolveIn)
         return _json(self._out(await self._supervisor.resolve(task_id, decision)))
 
-    def _out(self, task: Task, *, with_input: bool = False) -> wire.TaskOut:
+    def _out(self, task: Task, *, with_input: bool = False, with_story: bool = False) -> wire.TaskOut:
         """Where a child minds the task, its memory is newer than the store."""
         live = self._supervisor.roster.live_task(task.id)
         if live is None or task.ended:
-            return wire.task_out(task, with_input=with_input)
-        return wire.task_out(*live, with_input=with_input)
+            return wire.task_out(task, with_input=with_input, with_story=with_story)
+        return wire.task_out(*live, with_input=with_input, with_story=with_story)
 
     # -- the feed ----------------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from creche.core.document import suggestion
 from creche.core.exchange import Call
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Job, Task
+from creche.core.task import Job, Status, Task
 from creche.core.way import Way
 from creche.core.wire import MAX_DEADLINE_S, JobIn, ResolveIn, TaskIn, fingerprint, seconds_of
 from creche.engine.live import Algorithm
 from creche.engine.ports import Poll
-from creche.errors import InvalidRequest, Outage, UnknownAlgorithm
+from creche.errors import InvalidRequest, Outage, UnknownAlgorithm, WrongStatus
 
 
 def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> Task:
@@ -69,6 +69,13 @@ def _moment(given: datetime, now: float) -> float:
 def attached(job: str | JobIn, now: float) -> Job:
     """A job that exists already, known to us since now."""
     return Job(job, {}, now) if isinstance(job, str) else Job(job.id, job.keep, now)
+
+
+def check_cancel(task: Task) -> None:
+    """Whether a cancel can be asked for. Raises `WrongStatus`."""
+    if task.status in rules.AT_REST:
+        hint = "`creche resolve ID drop` gives it up" if task.status is Status.UNKNOWN else "it has ended"
+        raise WrongStatus(f"the task is {task.status}: {hint}")
 
 
 def decide(task: Task, decision: ResolveIn, now: float) -> Task | None:

@@ -14,7 +14,7 @@ from loguru import logger
 from creche.core.histogram import Histogram
 from creche.core.polling import CONDITIONS, Decision, End, Rhythm
 from creche.core.reconcile import Doubt, Policy, Step, next_step
-from creche.core.task import Outcome, Succeeded, Task
+from creche.core.task import Outcome, Succeeded, Task, remember
 from creche.core.wire import Live
 from creche.engine.clock import Clock
 from creche.engine.feed import Updates
@@ -203,8 +203,8 @@ class LiveTask:
     def change(self, task: Task) -> None:
         """The record moved on: keep it, and tell watchers."""
         if task is not self.task:
-            self.task = task
-            self._tools.updates.changed(task)
+            self.task = remember(task, self.task, self._tools.wall())
+            self._tools.updates.changed(self.task)
 
     def stumble(self, error: ProviderError, failures: int) -> None:
         """An answer was an error; loud once per kind, not once per poll."""

@@ -73,7 +73,9 @@ class OtherNodes:
         """
 
         def done(now: Task) -> bool:
-            return now.ended or (now.cancel_reason is not None if wish.action == CANCEL else now.status != task.status)
+            if wish.action == CANCEL:
+                return now.status in rules.AT_REST or now.cancel_reason is not None
+            return now.ended or now.status != task.status
 
         await self.link.run(lambda: self.link.membership.wish(task.id, _ENCODER.encode(Wish(task.token, wish))))
         return await self._wait_until(done, task.id, ANSWER_S, look)

@@ -17,7 +17,7 @@ from creche.core import task as rules
 from creche.core.reconcile import Create, Rest
 from creche.core.task import DEADLINE, Cancelled, Status, Task
 from creche.core.wire import ResolveIn, TaskIn
-from creche.engine.admission import admit, decide
+from creche.engine.admission import admit, check_cancel, decide
 from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
 from creche.engine.live import Algorithm, LiveTask, Tools
@@ -169,11 +169,12 @@ class Supervisor:
         live = self.roster.lives.get(task_id)
         if task.status is Status.CANCELLED:
             return task
-        if task.status in rules.AT_REST:
-            hint = "`creche resolve ID drop` gives it up" if task.status is Status.UNKNOWN else "it has ended"
-            raise WrongStatus(f"the task is {task.status}: {hint}")
+        check_cancel(task)
         if live is None:
-            return await self._ask_others(task, ResolveIn(action=CANCEL))
+            task = await self._ask_others(task, ResolveIn(action=CANCEL))
+            if task.cancel_reason is None and not task.ended:
+                check_cancel(task)  # it became unknown before its owner heard of the wish
+            return task
         if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
 
@@ -202,9 +203,8 @@ class Supervisor:
             raise WrongStatus("the task is about to be unknown; resolve it once that is written")
         if decided is None:
             return await self._drop(live)
-        task = decided
         # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
-        fresh = self.roster.register(task)
+        fresh = self.roster.register(task := rules.remember(decided, task, self._tools.wall()))
         try:
             await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
         except CrecheError:
@@ -293,6 +293,7 @@ class Supervisor:
         self._count_accepted(written)
         if isinstance(written, Accepted) and written.new:
             self._start(self.roster.register(written.task))
+            self._tools.updates.changed(written.task)
 
     def _count_accepted(self, written: Written) -> None:
         if isinstance(written, Accepted) and written.new:
@@ -336,7 +337,7 @@ class Supervisor:
         for live in self.roster.lives.values():
             if jumps.set_by_s and (task := rules.shift(live.task, jumps.set_by_s)) is not live.task:
                 live.change(task)
-                self._tools.journal.note(task)
+                self._tools.journal.note(live.task)
             if live.patience is not None and live.task.deadline_at is not None:
                 # Worked out anew: whoever has begun since the machine woke up did not sleep.
                 live.patience.deadline = min(live.patience.deadline, now + live.task.deadline_at - wall)

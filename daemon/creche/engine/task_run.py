@@ -372,19 +372,19 @@ class _PollingChild:
 
     def _observe(self, reading: Reading) -> None:
         """Take over what a good answer says; only a change of status is worth the disk."""
-        live, tools = self._live, self._tools
-        task, job = live.task, live.task.job
+        live, before = self._live, self._live.task
+        task, job = before, before.job
         assert job is not None, "polling begins when the job is known"  # noqa: S101
         if any(job.keep.get(name) != value for name, value in reading.keep.items()):
             job = Job(job.id, {**job.keep, **reading.keep}, job.since)
             task = msgspec.structs.replace(task, job=job)
         if reading.status.running:
-            if not reading.known and tools.is_news(f"{task.algorithm}: status {reading.provider_status}"):
+            if not reading.known and self._tools.is_news(f"{task.algorithm}: status {reading.provider_status}"):
                 log = logger.bind(task=task.id, algorithm=task.algorithm)
                 log.warning("{}: the recipe does not know status {!r}", task.id, reading.provider_status)
             task = rules.observe(task, RUNNING[reading.status], reading.provider_status, reading.progress)
         else:
             task = msgspec.structs.replace(task, provider_status=reading.provider_status)
-        if task.status is not live.task.status or task.job is not live.task.job:
-            tools.journal.note(task)
         live.change(task)
+        if task.status is not before.status or task.job is not before.job:
+            self._tools.journal.note(live.task)
