@@ -225,12 +225,16 @@ class FleetChecks(Checks):
                 for name in held:
                     held[name] += len(roster.slots(name).holders)
             for name, limit in self._limits.items():
-                # Who was cut off still holds what others have taken over.
-                if held[name] > limit + len(self._clients.attached_at) and not self._troubled(self._fleet.uptime()):
+                # Who is or was cut off still holds what others have taken over.
+                troubled = self._is_cut_off() or self._troubled(self._fleet.uptime())
+                if held[name] > limit + len(self._clients.attached_at) and not troubled:
                     raise Violation("no more jobs are in flight than the limit", f"{name}: {held[name]} of {limit}")
 
     def _troubled(self, at: float) -> bool:
         return any(start - SLACK_S <= at <= end + SLACK_S for start, end in self._fleet.troubled)
+
+    def _is_cut_off(self) -> bool:
+        return self._fleet.away or any(life.cut_off for life in self._fleet.living)
 
     def _on_disk(self, task_id: str) -> Task | None:
         return self._fleet.observer.get(task_id)
