@@ -9,9 +9,13 @@ import msgspec
 import pytest
 import trio
 
-from creche.core.task import Status, park_unknown, request_cancel
-from creche.engine.others import ANSWER_S, Link, OtherNodes
-from creche.engine.ports import Accept, Membership, Save
+from creche.core.fleet import Member
+from creche.core.task import Cancelled, Status, Task, park_unknown, request_cancel
+from creche.core.wire import ResolveIn
+from creche.engine.fleet import Fleet
+from creche.engine.lease import Lease
+from creche.engine.others import ANSWER_S, CANCEL, Link, OtherNodes, Wish
+from creche.engine.ports import Accept, Membership, News, Places, Renewal, Save
 from creche.errors import WrongStatus
 from creche.testing import FakeProvider, make_task
 
@@ -40,6 +44,35 @@ async def in_place(function: Callable[[], T], /) -> T:
     return function()
 
 
+class Rejoining:
+    """A fleet in which the task `t` has been waiting for a node, with a wish of a client."""
+
+    def __init__(self, engine: Engine, wish: bytes) -> None:
+        self._engine = engine
+        self._wish = wish
+        self._waiting = ["t"]
+
+    def join(self, *_: object) -> None:
+        """Nobody else is there."""
+
+    def renew(self, *_: object) -> Renewal:
+        wishes = {"t": self._wish} if self._wish else {}
+        owned = len(self._engine.supervisor.roster.lives)
+        return Renewal(
+            members={}, gone={}, waiting=len(self._waiting), counts={}, wishes=wishes, owned=owned, portions={}
+        )
+
+    def adopt(self, limit: int) -> list[Task]:
+        taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        return [task for task in map(self._engine.store.get, taken) if task is not None]
+
+    def granted(self, *_: object) -> None:
+        self._wish = b""
+
+    def news(self, _: int, places: Places, **__: object) -> News:
+        return News([], rung=False, changed=frozenset(), places=places)
+
+
 async def cancel(engine: Engine, does: Callable[[Any], Any]) -> Status:
     """What a client is told who cancels while the create is on the wire at the other node."""
     await engine.start(engine.algorithm(FakeProvider()))
@@ -66,3 +99,19 @@ async def test_a_cancel_that_nobody_has_answered_stands(engine: Engine, autojump
     """It is on record, and the client hears how the task is after a while."""
     assert await cancel(engine, msgspec.structs.replace) is Status.CREATING
     assert trio.current_time() >= ANSWER_S
+
+
+async def test_a_cancel_comes_before_the_create(engine: Engine, autojump_clock: object, nursery: trio.Nursery) -> None:
+    """A task that was cancelled while no node had it: who takes it makes no job."""
+    provider = FakeProvider()
+    await engine.start(engine.algorithm(provider))
+    engine.store.commit([Accept(make_task("t"))])
+    wish = msgspec.json.encode(Wish("", ResolveIn(action=CANCEL)))
+    link = Link(cast("Membership", Rejoining(engine, wish)), in_place, in_place)
+    tools = msgspec.structs.replace(engine.tools, lease=Lease(trio.current_time))
+    about = Member(id="n", host="h", version="1", capacity=9)
+    fleet = Fleet(OtherNodes(link), supervisor=engine.supervisor, feed=engine.feed, tools=tools, about=about)
+    await nursery.start(fleet.run)
+    assert await engine.result(within_s=10) == Cancelled("client")
+    assert [call.method for call in provider.calls] == []
+    nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ store refuses what is not its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -20,6 +21,7 @@ import msgspec
 import trio
 from loguru import logger
 
+from creche.core import task as rules
 from creche.core.fleet import RENEW_EVERY_S, Member, Sightings
 from creche.core.task import Task
 from creche.engine.feed import Feed
@@ -180,16 +182,16 @@ class Fleet:
         if self._about.beat % LOOK_AT_RESTING_EVERY == 0:
             await self._look_at_those_at_rest()
         if renewal.waiting or renewal.gone:
-            await self._adopt()
+            await self._adopt(renewal)
 
     # -- whose tasks ---------------------------------------------------------------------------------------
 
-    async def _adopt(self) -> None:
+    async def _adopt(self, renewal: Renewal) -> None:
         """Take over what is to be had, as far as there is room."""
         while (room := self._supervisor.room()) > 0:
             tasks = await self._run(lambda: self._membership.adopt(min(room, CLAIM)))
             self.adopted += len(tasks)
-            await self._supervisor.take_in(tasks)
+            await self._take_in(tasks, renewal)
             if len(tasks) < min(room, CLAIM):
                 return
 
@@ -216,7 +218,17 @@ class Fleet:
         if missing:
             tasks = await self._supervisor.find(missing)
             logger.warning("{} tasks of this node were not minded", len(tasks))
-            await self._supervisor.take_in([task for task in tasks if not task.ended and task.id not in lives])
+            await self._take_in([task for task in tasks if not task.ended and task.id not in lives], renewal)
+
+    async def _take_in(self, tasks: Sequence[Task], renewal: Renewal) -> None:
+        """Mind tasks from now on. A cancel that nobody was there to hear of comes before the create: it is on record,
+        and is written with the task in the next round, as all wishes are.
+        """
+        wished = {task_id for task_id, wish in renewal.wishes.items() if _action(wish) == CANCEL}
+        cancelled = {task.id for task in tasks if task.id in wished and task.status not in rules.AT_REST}
+        await self._supervisor.take_in(
+            [rules.request_cancel(task, "client") if task.id in cancelled else task for task in tasks]
+        )
 
     async def _look_at_those_at_rest(self) -> None:
         """A person's decision about an unknown task may be in the store, though its answer was lost."""
@@ -307,3 +319,11 @@ class Fleet:
             self._granting.discard(task_id)
         with suppress(StoreUnavailable):  # then it is done once more, which changes nothing
             await self._run(lambda: self._membership.granted(task_id, wish))
+
+
+def _action(wish: bytes) -> str:
+    """What is to be done; nothing that is known here where a newer version wishes it."""
+    try:
+        return _WISHES.decode(wish).decision.action
+    except msgspec.MsgspecError:
+        return ""
