@@ -27,7 +27,7 @@ from creche.core.task import Task
 from creche.engine.feed import Feed
 from creche.engine.live import Tools
 from creche.engine.others import CANCEL, OtherNodes, Wish
-from creche.engine.ports import Accept, Accepted, Places, Renewal
+from creche.engine.ports import Accept, Accepted, Places, Renewal, Save
 from creche.engine.supervisor import Supervisor
 from creche.errors import CrecheError, NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
 
@@ -221,14 +221,15 @@ class Fleet:
             await self._take_in([task for task in tasks if not task.ended and task.id not in lives], renewal)
 
     async def _take_in(self, tasks: Sequence[Task], renewal: Renewal) -> None:
-        """Mind tasks from now on. A cancel that nobody was there to hear of comes before the create: it is on record,
-        and is written with the task in the next round, as all wishes are.
+        """Mind tasks from now on. A cancel that nobody was there to hear of is written before the create; where that
+        cannot be, the task is missing here, and `_mend` sees it.
         """
         wished = {task_id for task_id, wish in renewal.wishes.items() if _action(wish) == CANCEL}
-        cancelled = {task.id for task in tasks if task.id in wished and task.status not in rules.AT_REST}
-        await self._supervisor.take_in(
-            [rules.request_cancel(task, "client") if task.id in cancelled else task for task in tasks]
-        )
+        calm = [task for task in tasks if task.id not in wished or task.status in rules.AT_REST]
+        cancelled = [rules.request_cancel(task, "client") for task in tasks if task not in calm]
+        answers = await self._journal.write_all([(Save(task), None) for task in cancelled])
+        kept = [task for task, answer in zip(cancelled, answers, strict=True) if not isinstance(answer, CrecheError)]
+        await self._supervisor.take_in([*calm, *kept])
 
     async def _look_at_those_at_rest(self) -> None:
         """A person's decision about an unknown task may be in the store, though its answer was lost."""
