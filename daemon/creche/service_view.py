@@ -95,6 +95,7 @@ class View:
             unfinished=counts.total(),
             conditions=self._supervisor.roster.conditions(),
             listening=self.addresses,
+            allow_writes=self._config.tcp.allow_writes,
             listeners=self._count_listeners(),
             heartbeats="process" if self._config.heartbeats.url is None else "redis",
             cursor=self._feed.cursor(self._feed.head),

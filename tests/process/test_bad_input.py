@@ -398,7 +398,20 @@ def test_token(guarded: Daemon) -> None:
     )
     assert upgrade(guarded, {}).startswith(b"HTTP/1.1 401 ")
     assert upgrade(guarded, {}, f"/v1/stream?token={TOKEN}").startswith(b"HTTP/1.1 101 ")
+    encoded = base64.urlsafe_b64encode(TOKEN.encode()).decode()
+    taken = upgrade(guarded, {"Sec-WebSocket-Protocol": f"creche, token.{encoded}"})
+    assert taken.startswith(b"HTTP/1.1 101 ")
+    assert b"sec-websocket-protocol: creche\r\n" in taken.lower()
+    assert encoded.encode() not in taken
     assert TOKEN not in guarded.log.read_text()
+    assert encoded not in guarded.log.read_text()
+
+
+def test_the_dashboard_is_open(guarded: Daemon) -> None:
+    """Its files hold no secret; what they ask for needs the token. Whatever its address says is for the page itself."""
+    assert _tcp(guarded, "GET", "/?view=ended&task=t").headers["content-type"].startswith("text/html")
+    assert _tcp(guarded, "GET", "/dashboard/main.js").headers["content-type"].startswith("text/javascript")
+    assert code_of(_tcp(guarded, "GET", "/dashboard/..%2fconfig.py")) == (404, "no_such_route")
 
 
 def _tcp(daemon: Daemon, method: str, target: str, token: str = "") -> Reply:

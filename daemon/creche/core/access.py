@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
@@ -11,8 +13,11 @@ import msgspec
 from creche.core.exchange import Request, Response
 from creche.core.wire import problem_response
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What load balancers ask; they carry no token and learn nothing but up or down."""
+SUBPROTOCOL = "creche"
+"""What the stream speaks, where a listener asks for a subprotocol at all."""
+
+_CREDENTIAL = "token."
+"""Before the token, in base64url, which a browser can send as one more subprotocol, but in no header."""
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,11 +30,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Access(allow_writes={self.allow_writes})"
 
-    def refusal(self, request: Request, *, writes: bool = False, upgrades: bool = False) -> Response | None:
-        """Why the request may not be served, or None when it may."""
+    def refusal(
+        self, request: Request, *, writes: bool = False, upgrades: bool = False, is_open: bool = False
+    ) -> Response | None:
+        """Why the request may not be served, or None when it may. What `is_open` needs no token."""
         if request.peer.local:
             return None
-        if self.token is not None and request.path not in OPEN_PATHS and not self._has_token(request):
+        if self.token is not None and not is_open and not self._has_token(request):
             detail = "a token is needed: Authorization: Bearer TOKEN"
             return _with_challenge(problem_response(401, "unauthorized", detail))
         # A browser sends cross-site upgrades and simple POSTs without asking; only the Origin gives them away.
@@ -46,7 +53,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             # A browser's WebSocket cannot send the header.
-            given = dict(request.query).get("token", "")
+            given = dict(request.query).get("token") or _token_among(subprotocols(request))
         return hmac.compare_digest(given.strip().encode(), (self.token or "").encode())
 
     def _may_come_from(self, request: Request) -> bool:
@@ -58,6 +65,22 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         except ValueError:
             return False
         return bool(parts.netloc) and parts.netloc.lower() == request.headers.get("host", "").lower()
+
+
+def subprotocols(request: Request) -> list[str]:
+    """What a listener offers to speak, in its order (RFC 6455 §1.9)."""
+    return [name.strip() for name in request.headers.get("sec-websocket-protocol", "").split(",")]
+
+
+def _token_among(names: Sequence[str]) -> str:
+    for name in names:
+        if name.startswith(_CREDENTIAL):
+            text = name.removeprefix(_CREDENTIAL)
+            try:
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except ValueError:  # of which what is no base64 and what is no UTF-8 are
+                return ""
+    return ""
 
 
 def _with_challenge(response: Response) -> Response:

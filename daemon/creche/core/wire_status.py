@@ -91,6 +91,8 @@ class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     `tasks` counts the unfinished ones by status; `faults` says what is wrong, one line each. `listening` are the
     socket's path and the URLs.
 
+    `allow_writes` tells whether tasks may be submitted, cancelled and resolved over TCP; on the socket they always may.
+
     `heartbeats` is where they are kept: `redis` or `process`. `cursor` is where the feed stands. `fleet` is there where
     several nodes share one store; all else is about this node.
     """
@@ -105,6 +107,7 @@ class StatusOut(msgspec.Struct, frozen=True, kw_only=True):
     unfinished: int
     conditions: Mapping[str, Mapping[str, int]]
     listening: list[str]
+    allow_writes: bool
     listeners: int
     heartbeats: str
     cursor: str

@@ -17,6 +17,7 @@ from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter, labels_of, statuses_of
 from creche.core.task import Succeeded, Task
+from creche.edges.api_dashboard import INDEX, Dashboard
 from creche.edges.api_events import MEDIA_TYPE, Events, resumes_at, wants_events
 from creche.edges.api_openapi import describe
 from creche.edges.api_routes import Route, Routes
@@ -82,6 +83,7 @@ class Api:
         self._events = events
         self._access = access
         self._view = view
+        self._dashboard = Dashboard()
         self._routes = Routes(self._table())
 
     def _table(self) -> list[Route]:
@@ -116,10 +118,18 @@ class Api:
                 "GET", "/v1/algorithms", self._show_algorithms, "What can be submitted", gives=wire_status.Algorithms
             ),
             Route("GET", "/v1/status", self._show_status, "How the daemon is", gives=wire_status.StatusOut),
-            Route("GET", "/healthz", self._healthz, "200 while the daemon runs"),
-            Route("GET", "/readyz", self._readyz, "200 while tasks are accepted and the store can be written"),
+            Route("GET", "/healthz", self._healthz, "200 while the daemon runs", is_open=True),
+            Route(
+                "GET",
+                "/readyz",
+                self._readyz,
+                "200 while tasks are accepted and the store can be written",
+                is_open=True,
+            ),
             Route("GET", "/metrics", self._show_metrics, "For Prometheus"),
             Route("GET", "/openapi.json", self._openapi, "This API, described"),
+            Route("GET", "/", self._show_page, "The dashboard, a page for browsers", query=None, is_open=True),
+            Route("GET", "/dashboard/{id}", self._show_page, "A part of that page", query=None, is_open=True),
         ]
 
     def refusal(self, request: Request) -> Response | None:
@@ -134,7 +144,9 @@ class Api:
             return found
         route, task_id = found
         try:
-            query = Query(request.query, known=(*route.query, "token"))
+            query = Query((), known=())
+            if route.query is not None:
+                query = Query(request.query, known=(*route.query, "token"))
             return await route.handler(request, query, task_id)
         except CrecheError as exc:
             return _refused(exc)
@@ -144,7 +156,7 @@ class Api:
         found = self._routes.find(request)
         if isinstance(found, Response):
             return found
-        return self._access.refusal(request, writes=found[0].writes) or found
+        return self._access.refusal(request, writes=found[0].writes, is_open=found[0].is_open) or found
 
     # -- tasks -------------------------------------------------------------------------------------------
 
@@ -267,6 +279,9 @@ class Api:
 
     async def _show_metrics(self, _: Request, __: Query, ___: str) -> Response:
         return Response(status=200, body=self._view.metrics(), content_type=METRICS_TYPE)
+
+    async def _show_page(self, request: Request, _: Query, name: str) -> Response:
+        return self._dashboard.answer(request, name or INDEX)
 
     async def _openapi(self, _: Request, __: Query, ___: str) -> Response:
         return _json(describe(self._table(), version=__version__))

@@ -20,6 +20,7 @@ _PARAMETERS = {
     "after": "the `after` of the page before",
     "wait": 'answer when the task is at rest (or a result is there), or after this time: "30s", at most five minutes',
     "input": "1: with the task's input",
+    "story": "1: with every status that the task came to, and when",
     "since": "a cursor, or `oldest` for everything that is kept; without it from now on",
 }
 
@@ -43,7 +44,7 @@ def describe(table: Sequence[Route], *, version: str) -> dict[str, Any]:
 def _operation(route: Route, schemas: dict[type, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "query", "description": _PARAMETERS[name], "schema": {"type": "string"}}
-        for name in route.query
+        for name in route.query or ()
     ]
     if "{id}" in route.path:
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})

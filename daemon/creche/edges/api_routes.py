@@ -14,16 +14,19 @@ Handler = Callable[[Request, Query, str], Awaitable[Response]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One row. `path` may hold `{id}`; `takes` and `gives` are the structs of the bodies, where they are JSON."""
+    """One row. `path` may hold `{id}`; `takes` and `gives` are the structs of the bodies, where they are JSON. What
+    `is_open` needs no token. `query` None: whatever comes is for the page that is answered.
+    """
 
     method: str
     path: str
     handler: Handler
     summary: str
-    query: tuple[str, ...] = ()
+    query: tuple[str, ...] | None = ()
     takes: type | None = None
     gives: type | None = None
     writes: bool = False
+    is_open: bool = False
 
 
 class Routes:

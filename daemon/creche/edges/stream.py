@@ -16,7 +16,7 @@ from loguru import logger
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_server_stream
 
 from creche import __version__
-from creche.core.access import Access
+from creche.core.access import SUBPROTOCOL, Access, subprotocols
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter
 from creche.core.task import Task
@@ -108,7 +108,9 @@ class Stream:
             if refusal is not None:
                 await handshake.reject(refusal.status, extra_headers=_headers(refusal), body=refusal.body)
                 return
-            connection = await handshake.accept()
+            # A browser breaks off where none of what it offers is taken.
+            offered = subprotocols(request)
+            connection = await handshake.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         reader = self._feed.reader(since, wanted.matches)
         self._listeners.add(line)
         try:
