@@ -73,6 +73,19 @@ async def test_what_is_told_once_is_not_asked_for(engine: Engine, lease: Lease, 
     assert isinstance(await engine.result(), Succeeded)
 
 
+async def test_what_is_given_once_is_not_fetched(engine: Engine, lease: Lease, autojump_clock: object) -> None:
+    """A result neither: the end is known, and it is fetched when the lease is there again."""
+    end = Reading(status=JobStatus.SUCCEEDED, to_fetch=True)
+    provider = FakeProvider(poll=[end], fetch=[DONE], given_once=True)
+    await trio.sleep(11)
+    await engine.start(engine.algorithm(provider))
+    await engine.submit(job="j")
+    await trio.sleep(30)
+    assert {call.method for call in provider.calls} == {"poll"}
+    lease.renewed_at = trio.current_time() + 1000
+    assert isinstance(await engine.result(within_s=120), Succeeded)
+
+
 async def test_a_lost_task_is_left_alone(engine: Engine, autojump_clock: object) -> None:
     """It is not polled any more, its slot is free, and it is not settled here; the store is as it was."""
     provider = Lasting(50)

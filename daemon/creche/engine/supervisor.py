@@ -357,7 +357,7 @@ class Supervisor:
             return
         self.roster.lives.pop(live.task.id, None)
         if not isinstance(written, Entry):
-            logger.error("{}: the outcome was refused: {}", live.task.id, written)
+            logger.log("WARNING" if self._others else "ERROR", "{}: the outcome was refused: {}", live.task.id, written)
             self._rest(live)
             return
         task = live.task = written.task

@@ -334,7 +334,7 @@ class _PollingChild:
             if not reading.to_fetch:
                 complete = reading
             elif provider.given_once:
-                complete = await live.uncut(lambda: provider.fetch(job, reading))
+                complete = await live.uncut(lambda: provider.fetch(job, reading), self._tools.lease)
             else:
                 complete = await provider.fetch(job, reading)
         except CutOff as exc:
