@@ -21,7 +21,7 @@ from creche.cli import Exit
 from creche.cli.app import COMMANDS, app
 from creche.core import recording, wire, wire_status
 from creche.core.document import Table
-from creche.core.histogram import Histogram
+from creche.core.histogram import COUNTS, LONG_SECONDS, Histogram
 from creche.core.polling import CONDITIONS
 from creche.core.reading import JobStatus, Progress, Source
 from creche.core.recipe import OURS, load_recipe
@@ -397,10 +397,16 @@ def test_every_metric() -> None:
         slots={"a": (1, 1)},
         breakers={"a": True},
         listeners=0,
+        listeners_behind=0,
         feed_head=0,
         heartbeat_age_s=1.0,
         loop_lag=Histogram(),
         poll_lateness=Histogram(),
+        oldest_s={"a": 1.0},
+        durations={"a": Histogram(LONG_SECONDS)},
+        latency={("a", "poll"): Histogram()},
+        commit_s=Histogram(),
+        batches=Histogram(COUNTS),
         store_fault=False,
         heartbeats_fault=False,
         draining=False,

@@ -31,7 +31,7 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     nothing: Any = None
     outside = Outside()
     engine = Engine("n", nothing, nothing, nothing, nothing, nothing, None)
-    view = View(config, outside, engine, nothing, upstreams=nothing, listeners=())
+    view = View(config, outside, engine, nothing, upstreams=nothing, stream=nothing, events=nothing)
 
     def fail(*_: object) -> None:
         raise OverflowError

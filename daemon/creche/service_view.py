@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 
 import msgspec
 from loguru import logger
@@ -13,6 +13,7 @@ from creche.core import wire, wire_status
 from creche.core.fleet import decode_member
 from creche.core.task import ENDS
 from creche.edges.metrics import Metrics, Snapshot
+from creche.edges.stream import Stream
 from creche.errors import ConfigError
 from creche.service_figures import Engine, Figures
 from creche.service_outside import Outside
@@ -33,7 +34,8 @@ class View:
         figures: Figures,
         *,
         upstreams: Transports,
-        listeners: Sequence[Sized],
+        stream: Stream,
+        events: Sized,
     ) -> None:
         self._config = config
         self._outside = outside
@@ -45,7 +47,8 @@ class View:
         self._fleet = engine.fleet
         self._figures = figures
         self._upstreams = upstreams
-        self._listeners = listeners
+        self._stream = stream
+        self._events = events
         self._metrics = Metrics(self._snapshot)
         self._started_at = outside.wall()
         self.addresses: list[str] = []
@@ -159,7 +162,7 @@ class View:
         return self._metrics.expose()
 
     def _count_listeners(self) -> int:
-        return sum(map(len, self._listeners))
+        return len(self._stream) + len(self._events)
 
     def _snapshot(self) -> Snapshot:
         names = self._config.algorithms
@@ -175,10 +178,24 @@ class View:
             listeners=self._count_listeners(),
             feed_head=self._feed.head,
             heartbeat_age_s=self._tools.pulse.age_s(),
+            listeners_behind=self._stream.behind,
             loop_lag=self._lag.histogram,
             poll_lateness=self._tools.lateness,
+            oldest_s=self._oldest_s(),
+            durations=self._tools.durations,
+            latency=self._tools.latency,
+            commit_s=self._tools.journal.commit_s,
+            batches=self._tools.journal.batches,
             store_fault=self._tools.journal.fault is not None,
             heartbeats_fault=self._tools.pulse.fault is not None,
             draining=self._supervisor.draining,
             fleet=self._fleet_out(),
         )
+
+    def _oldest_s(self) -> dict[str, float]:
+        oldest: dict[str, float] = {}
+        for live in self._supervisor.roster.lives.values():
+            accepted_at, name = live.task.accepted_at, live.task.algorithm
+            oldest[name] = min(oldest.get(name, accepted_at), accepted_at)
+        now = self._tools.wall()
+        return {name: round(now - accepted_at, 3) for name, accepted_at in oldest.items()}

@@ -28,8 +28,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     listeners: int
     feed_head: int
     heartbeat_age_s: float | None
+    listeners_behind: int
     loop_lag: Histogram
     poll_lateness: Histogram
+    oldest_s: Mapping[str, float]
+    durations: Mapping[str, Histogram]
+    latency: Mapping[tuple[str, str], Histogram]
+    commit_s: Histogram
+    batches: Histogram
     store_fault: bool
     heartbeats_fault: bool
     draining: bool
@@ -70,6 +76,26 @@ class Metrics(Collector):
             for condition, number in found.items():
                 conditions.add_metric([algorithm, condition], number)
         yield conditions
+        oldest = GaugeMetricFamily(
+            "creche_oldest_task_seconds", "Time since the oldest unfinished task was accepted.", labels=["algorithm"]
+        )
+        for algorithm, age_s in now.oldest_s.items():
+            oldest.add_metric([algorithm], age_s)
+        yield oldest
+        durations = HistogramMetricFamily(
+            "creche_task_seconds", "How long tasks took, from acceptance to end.", labels=["algorithm"]
+        )
+        for algorithm, histogram in now.durations.items():
+            durations.add_metric([algorithm], buckets=histogram.cumulated(), sum_value=histogram.total)
+        yield durations
+        latency = HistogramMetricFamily(
+            "creche_provider_seconds",
+            "How long answers of providers took that were waited for.",
+            labels=["algorithm", "request"],
+        )
+        for labels, histogram in now.latency.items():
+            latency.add_metric(list(labels), buckets=histogram.cumulated(), sum_value=histogram.total)
+        yield latency
         yield from _events(now.events)
         yield from _slots(now.slots)
         breakers = GaugeMetricFamily(
@@ -79,6 +105,9 @@ class Metrics(Collector):
             breakers.add_metric([algorithm], is_open)
         yield breakers
         yield GaugeMetricFamily("creche_listeners", "Connected listeners.", value=now.listeners)
+        yield GaugeMetricFamily(
+            "creche_listeners_behind", "WebSocket listeners that are not up to date.", value=now.listeners_behind
+        )
         yield GaugeMetricFamily("creche_feed_head", "Number of the newest outcome in the feed.", value=now.feed_head)
         if now.heartbeat_age_s is not None:
             yield GaugeMetricFamily(
@@ -86,6 +115,8 @@ class Metrics(Collector):
             )
         yield _histogram("creche_loop_lag_seconds", "How late the loop woke a task that was due.", now.loop_lag)
         yield _histogram("creche_poll_lateness_seconds", "How late polls began after they were due.", now.poll_lateness)
+        yield _histogram("creche_commit_seconds", "How long commits to the store took.", now.commit_s)
+        yield _histogram("creche_commit_writes", "How many writes a commit had.", now.batches)
         yield GaugeMetricFamily("creche_store_fault", "1 while the store cannot be written.", value=now.store_fault)
         yield GaugeMetricFamily(
             "creche_heartbeats_fault", "1 while Redis does not take the heartbeats.", value=now.heartbeats_fault

@@ -71,6 +71,11 @@ class Stream:
         """How many listeners are connected."""
         return len(self._listeners)
 
+    @property
+    def behind(self) -> int:
+        """How many of them are not up to date, and read on at their own pace."""
+        return len(self._listeners) - len(self._broadcast)
+
     async def run(self) -> None:
         """Tell listeners who are up to date of outcomes, until the feed is closed. Without this they hear nothing."""
         await self._broadcast.run()

@@ -51,6 +51,10 @@ class Broadcast:
         self._groups: dict[TaskFilter, set[_Rider]] = {}
         self._spent_bytes = 0
 
+    def __len__(self) -> int:
+        """How many ride along."""
+        return sum(map(len, self._groups.values()))
+
     async def ride(self, line: Paced, reader: Reader, wanted: TaskFilter) -> None:
         """Be told of what is wanted until that needs waiting, or the feed is closed; then `reader` stands behind it.
 

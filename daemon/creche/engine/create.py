@@ -9,6 +9,7 @@ looked for, until it is known whether there is one, or the task is parked as `un
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import msgspec
 import trio
@@ -135,7 +136,8 @@ class _Creation:
         if not self._tools.lease.holds():
             raise Outage(CUT_OFF)
         try:
-            return await live.uncut(lambda: live.algorithm.provider.create(live.task))
+            create = partial(live.algorithm.provider.create, live.task)
+            return await live.uncut(partial(live.timed, "create", create))
         except CutOff as exc:
             raise CreateUncertain(str(exc)) from exc
         finally:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 from loguru import logger
 
+from creche.core.histogram import COUNTS, Histogram
 from creche.core.task import Task
 from creche.engine.ports import Save, Settle, Store, Write, Written
 from creche.errors import CrecheError, StoreUnavailable
@@ -63,7 +64,10 @@ class _Pending(NamedTuple):
 
 
 class Journal:
-    """Writes to a store in groups. `run_write` and `run_read` each run one function at a time."""
+    """Writes to a store in groups. `run_write` and `run_read` each run one function at a time.
+
+    `fault` is what is wrong with the store now; `commit_s` how long commits took, `batches` how many writes they had.
+    """
 
     def __init__(self, store: Store, *, run_write: RunSync, run_read: RunSync) -> None:
         self._store = store
@@ -76,6 +80,8 @@ class Journal:
         self._give_up_at = math.inf
         self._last: _Request | None = None
         self.fault: str | None = None
+        self.commit_s = Histogram()
+        self.batches = Histogram(COUNTS)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes until `close` was called and everything is written."""
@@ -205,6 +211,7 @@ class Journal:
             pending.request.answer(answer)
 
     async def _commit(self, writes: list[Write]) -> list[Written]:
+        began = trio.current_time()
         try:
             answers = await self._run_write(lambda: self._store.commit(writes))
         except StoreUnavailable as exc:
@@ -215,4 +222,6 @@ class Journal:
         if self.fault is not None:
             logger.info("the store can be written again")
             self.fault = None
+        self.commit_s.observe(trio.current_time() - began)
+        self.batches.observe(len(writes))
         return answers

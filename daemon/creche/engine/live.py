@@ -11,7 +11,7 @@ import msgspec
 import trio
 from loguru import logger
 
-from creche.core.histogram import Histogram
+from creche.core.histogram import LONG_SECONDS, Histogram
 from creche.core.polling import CONDITIONS, Decision, End, Rhythm
 from creche.core.reconcile import Doubt, Policy, Step, next_step
 from creche.core.task import Outcome, Succeeded, Task, remember
@@ -66,7 +66,9 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What every task needs of the engine.
 
     `dice` gives a number from 0 to 1. `lease` tells whether the tasks are surely this node's. `counts` is what has
-    happened so far, by event, algorithm and result; `lateness` by how many seconds polls began after they were due.
+    happened so far, by event, algorithm and result; `lateness` by how many seconds polls began after they were due;
+    `latency` how long answers took that were waited for, by algorithm and request; `durations` how long tasks took,
+    from acceptance to end, by algorithm.
     """
 
     journal: Journal
@@ -79,6 +81,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     told: set[str] = msgspec.field(default_factory=set)
     lease: Lease = UNLIMITED
     lateness: Histogram = msgspec.field(default_factory=Histogram)
+    latency: dict[tuple[str, str], Histogram] = {}
+    durations: dict[str, Histogram] = {}
 
     def wall(self) -> float:
         """Unix seconds."""
@@ -94,6 +98,14 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     def count(self, event: str, algorithm: str, result: str) -> None:
         """One more."""
         self.counts[event, algorithm, result] += 1
+
+    def count_settled(self, task: Task) -> None:
+        """One more that has ended, and how long it took."""
+        self.count("settled", task.algorithm, task.status)
+        durations = self.durations.get(task.algorithm)
+        if durations is None:
+            durations = self.durations[task.algorithm] = Histogram(LONG_SECONDS)
+        durations.observe((task.settled_at or 0.0) - task.accepted_at)
 
 
 class LiveTask:
@@ -173,6 +185,17 @@ class LiveTask:
             finally:
                 self.on_wire = None
         raise CutOff("the daemon stopped while the request was on the wire")
+
+    async def timed(self, request: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` returns; how long that took is kept, also when it raises."""
+        began = trio.current_time()
+        try:
+            return await ask()
+        finally:
+            latency = self._tools.latency.get((self.algorithm.name, request))
+            if latency is None:
+                latency = self._tools.latency[self.algorithm.name, request] = Histogram()
+            latency.observe(trio.current_time() - began)
 
     def let_go(self) -> None:
         """The daemon stops: what the children do ends here, and the job goes on without them."""

@@ -363,7 +363,7 @@ class Supervisor:
         task = live.task = written.task
         self._rest(live)
         self._tools.pulse.end(task.id)
-        self._tools.count("settled", task.algorithm, task.status)
+        self._tools.count_settled(task)
         if self._others is None:
             self._feed.publish(written)  # else it comes from the fleet's feed, in its order
         log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)

@@ -12,6 +12,7 @@ Cancelled from outside (the daemon stops), a task is left as the store has it, a
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import msgspec
 import trio
@@ -259,8 +260,7 @@ class _PollingChild:
         poll = self._poll
         if poll is None or live.algorithm is not self._algorithm or live.task.job is not self._job:
             poll = self._prepare()
-        together = None
-        alone, self._news = alone or self._news, False
+        together, alone, self._news = None, alone or self._news, False
         try:
             if live.gate.batches is not None and not alone:
                 together = await self._ask_with_others(live.gate.batches)
@@ -290,10 +290,11 @@ class _PollingChild:
 
     async def _whole(self, poll: Poll) -> Reading:
         """The answer to a poll. One that may bring what is told only once is not cut off."""
+        ask = partial(self._live.timed, "poll", poll)
         if not self._live.algorithm.provider.told_once:
-            return await poll()
+            return await ask()
         try:
-            return await self._live.uncut(poll, self._tools.lease)
+            return await self._live.uncut(ask, self._tools.lease)
         except CutOff as exc:
             raise Outage(str(exc)) from exc
 
@@ -333,10 +334,9 @@ class _PollingChild:
         try:
             if not reading.to_fetch:
                 complete = reading
-            elif provider.given_once:
-                complete = await live.uncut(lambda: provider.fetch(job, reading), self._tools.lease)
             else:
-                complete = await provider.fetch(job, reading)
+                fetch = partial(live.timed, "fetch", partial(provider.fetch, job, reading))
+                complete = await (live.uncut(fetch, self._tools.lease) if provider.given_once else fetch())
         except CutOff as exc:
             return self._bad(Outage(str(exc)))
         except ProviderError as exc:
