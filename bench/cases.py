@@ -1,4 +1,4 @@
-"""The separate measurements: submit, listeners, restart, size, punctuality, start storm, batch. Each adds figures."""
+"""The separate measurements, from submit to restart and a start storm. Each adds figures."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ class Sizes:
     listeners: int = 1000
     outcomes_per_s: int = 20
     outcomes: int = 200
+    deaf: int = 50
+    deaf_within_s: float = 60.0
     restart_tasks: int = 10_000
     small_tasks: int = 2000
     large_tasks: int = 20_000
@@ -56,6 +58,8 @@ SMOKE = Sizes(
     batch_tasks=50,
     listeners=5,
     outcomes=10,
+    deaf=1,
+    deaf_within_s=0.0,
     restart_tasks=50,
     small_tasks=20,
     large_tasks=60,
@@ -112,6 +116,43 @@ def listeners(report: Report, sizes: Sizes, pace: Pace) -> None:
     report.figures += [
         Figure("outcome to listeners, p50", at, round(part(heard, 0.5), 2) if heard else None, "ms"),
         Figure("outcome to listeners, p99", at, round(part(heard, 0.99), 2) if heard else None, "ms", goal=150),
+    ]
+
+
+def deaf(report: Report, sizes: Sizes, pace: Pace) -> None:
+    """Some listeners read nothing: what that costs the others, and what they hear when they come back."""
+    at = f"{sizes.listeners:,} WebSocket listeners, {sizes.deaf} of which do not read"
+    with Stage(latency_ms=5) as stage:
+        daemon = stage.daemon(poll_every="1s")
+        start = daemon.client.status()["cursor"]
+        silent = Listeners(daemon.socket, sizes.deaf)
+        crowd = Listeners(daemon.socket, sizes.listeners - sizes.deaf)
+        before_mib = daemon.process.cost().rss_bytes / 2**20
+        # Large enough for more than the kernel keeps for one who does not read.
+        labels = {f"label-{number}": "x" * 200 for number in range(20)}
+        runs_ms = (1500 + 1000 * n // sizes.outcomes_per_s for n in range(sizes.outcomes))
+        began = time.monotonic()
+        daemon.submit(({"run_ms": run_ms} for run_ms in runs_ms), labels=labels)
+        heard = crowd.hear(sizes.outcomes, within_s=pace.patience_s + 4 * sizes.outcomes / sizes.outcomes_per_s)
+        after_mib = daemon.process.cost().rss_bytes / 2**20
+        until = began + sizes.deaf_within_s
+        while (left := daemon.client.status()["listeners"]) > sizes.listeners - sizes.deaf and time.monotonic() < until:
+            time.sleep(0.2)
+        silent.close()
+        back = Listeners(daemon.socket, sizes.deaf, since=start)
+        resumed = back.hear(sizes.outcomes, within_s=pace.patience_s + 30)
+        back.close()
+        crowd.close()
+    for what, found, wanted in (
+        ("outcomes", len(heard), sizes.outcomes * (sizes.listeners - sizes.deaf)),
+        ("outcomes for those who came back", len(resumed), sizes.outcomes * sizes.deaf),
+    ):
+        if found != wanted:
+            report.missing.append(Missing(what, f"{found} of {wanted} were heard in time"))
+    report.figures += [
+        Figure("outcome to those who read, p99", at, round(part(heard, 0.99), 2) if heard else None, "ms"),
+        Figure("memory that it took", at, round(after_mib - before_mib, 1), "MiB", goal=50),
+        Figure("cut because they do not read", at, sizes.listeners - left, "listeners"),
     ]
 
 
@@ -288,6 +329,7 @@ Case = Callable[[Report, Sizes, Pace], None]
 CASES: dict[str, Case] = {
     "submit": submit,
     "listeners": listeners,
+    "deaf": deaf,
     "restart": restart,
     "size": size,
     "punctuality": punctuality,

@@ -20,7 +20,7 @@ READ_BYTES = 64 << 10
 _LENGTH = re.compile(rb"^content-length: *(\d+)\r$", re.IGNORECASE | re.MULTILINE)
 _SETTLED = re.compile(rb'"settled_at":"([^"]+)"')
 _UPGRADE = (
-    b"GET /v1/stream HTTP/1.1\r\nHost: creche\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /v1/stream?since=%s HTTP/1.1\r\nHost: creche\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
@@ -94,23 +94,27 @@ def load(path: Path, requests: Sequence[bytes], *, connections: int) -> Load:
 
 
 class Listeners:
-    """WebSocket listeners of the whole stream. `busy` is the part of a core that hearing took."""
+    """WebSocket listeners of the whole stream, from now on or behind a cursor. Until `hear` they read nothing.
 
-    def __init__(self, path: Path, count: int) -> None:
+    `busy` is the part of a core that hearing took.
+    """
+
+    def __init__(self, path: Path, count: int, *, since: str = "") -> None:
         self.busy = 0.0
         self._selector = selectors.DefaultSelector()
         for _ in range(count):
             one = socket.socket(socket.AF_UNIX)
             one.settimeout(30)
             one.connect(str(path))
-            one.sendall(_UPGRADE)
+            one.sendall(_UPGRADE % since.encode())
             received = b""
             while b'"hello"' not in received:
                 if not (data := one.recv(65536)):
                     raise BenchError(f"a listener was refused: {received[:300]!r}")
                 received += data
             one.setblocking(False)
-            self._selector.register(one, selectors.EVENT_READ, bytearray())
+            _, _, early = received.partition(b'"hello"')
+            self._selector.register(one, selectors.EVENT_READ, bytearray(early))
 
     def hear(self, outcomes: int, *, within_s: float) -> list[float]:
         """Milliseconds from each outcome's `settled_at` to each listener who heard it, sorted, until all did."""

@@ -210,10 +210,11 @@ class Daemon:
         self._stage.forget(self.process)
         return self.process.stop()
 
-    def submit(self, inputs: Iterable[dict[str, Any]]) -> None:
-        """Submit one task for each input, in batches. Raises `BenchError` for the first that is not taken."""
+    def submit(self, inputs: Iterable[dict[str, Any]], **more: object) -> None:
+        """Submit one task for each input, in batches, each with `more`. Raises `BenchError` for one that is not taken."""
+        tasks = ({"algorithm": "bench", "input": content, **more} for content in inputs)
         try:
-            for answer in self.client.submit_many({"algorithm": "bench", "input": content} for content in inputs):
+            for answer in self.client.submit_many(tasks):
                 if isinstance(answer, ClientError):
                     raise answer
         except ClientError as exc:
