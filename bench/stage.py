@@ -211,7 +211,7 @@ class Daemon:
         return self.process.stop()
 
     def submit(self, inputs: Iterable[dict[str, Any]], **more: object) -> None:
-        """Submit one task for each input, in batches, each with `more`. Raises `BenchError` for one that is not taken."""
+        """Submit one task for each input, in batches, each with `more`. Raises `BenchError` where one is not taken."""
         tasks = ({"algorithm": "bench", "input": content, **more} for content in inputs)
         try:
             for answer in self.client.submit_many(tasks):

@@ -8,6 +8,7 @@ too long is cut, and resumes by cursor. One error boundary per connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -35,6 +36,9 @@ STATS_EVERY_S = 2.0
 _JSON = msgspec.json.Encoder()
 
 GOING_AWAY = 1001
+VIOLATIONS = frozenset({1002, 1007})
+"""Frames that are none, texts that are none."""
+
 MAX_INCOMING_BYTES = 4096
 """Listeners have nothing to say; what they send is read (else no pong would be seen) and dropped."""
 
@@ -116,6 +120,7 @@ class Stream:
             # A browser breaks off where none of what it offers is taken.
             offered = subprotocols(request)
             connection = await handshake.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        line.violation = partial(_violation, connection)
         reader = self._feed.reader(since, wanted.matches)
         self._listeners.add(line)
         try:
@@ -169,6 +174,11 @@ class Stream:
                 yield _JSON.encode(Update(task_out(elsewhere)))
             elif (here := self._minding.live_task(task_id)) is not None:
                 yield _JSON.encode(Update(task_out(*here)))
+
+
+def _violation(connection: WebSocketConnection) -> int | None:
+    reason = connection.closed
+    return reason.code if reason is not None and reason.code in VIOLATIONS else None
 
 
 async def _read_forever(connection: WebSocketConnection) -> None:
