@@ -27,6 +27,10 @@ OFF = re.compile(r"^#(?=[a-z\[])", re.MULTILINE)
 """What makes a line of config.toml a setting that is off; a comment has a space there."""
 
 
+MADE_UP = "whsec_" + 12 * "bWFk"
+"""A secret that is good for everything: it has the form that those of webhooks must have."""
+
+
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -46,9 +50,9 @@ def environ_for(text: str, folder: Path) -> dict[str, str]:
     environ = {"CREDENTIALS_DIRECTORY": str(folder), "HOME": str(folder)}
     for kind, found in REFERENCE.findall(text):
         if kind == "env":
-            environ[found] = "made-up"
+            environ[found] = MADE_UP
         else:
-            (folder / found).write_text("made-up", encoding="utf-8")
+            (folder / found).write_text(MADE_UP, encoding="utf-8")
     return environ
 
 

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ import pytest
 from creche import config
 from creche.cli import Exit
 from creche.cli.app import COMMANDS, app
-from creche.core import recording, wire, wire_status
+from creche.core import recording, wire, wire_status, wire_webhooks
 from creche.core.document import Table
 from creche.core.histogram import COUNTS, LONG_SECONDS, Histogram
 from creche.core.polling import CONDITIONS
@@ -30,7 +31,7 @@ from creche.core.wire_status import FleetOut
 from creche.edges import api, stream, stream_broadcast, stream_sending
 from creche.edges.api_routes import Route
 from creche.edges.metrics import Metrics, Snapshot
-from creche.errors import CrecheError, RefusedError, UnavailableError
+from creche.errors import ConfigError, CrecheError, RefusedError, UnavailableError
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference"
@@ -106,12 +107,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 def config_keys(asked: set[tuple[str, str]], folder: Path) -> dict[str, set[str]]:
     """The keys of the configuration by their tables, as its reader asks for them."""
     path = folder / "config.toml"
-    path.write_text('[algorithms.NAME]\nrecipe = "simulator"\n', encoding="utf-8")
-    config.load(path, {"HOME": "/"})
+    path.write_text('[algorithms.NAME]\nrecipe = "simulator"\n[webhooks.NAME]\n', encoding="utf-8")
+    with suppress(ConfigError):  # what is required of a webhook is missing
+        config.load(path, {"HOME": "/"})
     keys: dict[str, set[str]] = {}
     for file, place in asked:
         table, _, key = place.rpartition(".")
-        if file == path.name and table and place != "algorithms.NAME":
+        if file == path.name and table and place not in {"algorithms.NAME", "webhooks.NAME"}:
             keys.setdefault(table, set()).add(key)
     return keys
 
@@ -128,7 +130,8 @@ def test_the_example_has_every_key_of_the_configuration(asked: set[tuple[str, st
     keys = config_keys(asked, tmp_path)
     text = (ROOT / "config.toml").read_text(encoding="utf-8")
     data = tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
-    shown = {table: set(data[table]) for table in data if table != "algorithms"}
+    shown = {table: set(data[table]) for table in data if table not in {"algorithms", "webhooks"}}
+    shown["webhooks.NAME"] = set(data["webhooks"]["billing"])
     shown["algorithms.NAME"] = {*data["algorithms"]["rehearsal"], "plugin"}  # which takes the recipe's place
     assert shown == keys
 
@@ -267,7 +270,7 @@ def test_every_exit_code() -> None:
 
 
 def routes() -> list[Route]:
-    nothing: dict[str, object] = dict.fromkeys(("supervisor", "journal", "feed", "events", "access", "view"))
+    nothing: dict[str, object] = dict.fromkeys(("supervisor", "journal", "feed", "events", "outbox", "access", "view"))
     return api.Api(**nothing)._table()  # type: ignore[arg-type]
 
 
@@ -293,6 +296,8 @@ def test_every_query_parameter(route: Route) -> None:
         ("A decision", wire.ResolveIn),
         ("A page", wire.Page),
         ("Results", wire.Results),
+        ("Messages", wire_webhooks.Deliveries),
+        ("A message", wire_webhooks.DeliveryOut),
         ("An algorithm", wire_status.AlgorithmOut),
         ("The status", wire_status.StatusOut),
         ("A problem", wire.Problem),
@@ -407,6 +412,8 @@ def test_every_metric() -> None:
         latency={("a", "poll"): Histogram()},
         commit_s=Histogram(),
         batches=Histogram(COUNTS),
+        webhooks={("e", "good"): 1},
+        outbox=(1, 1),
         store_fault=False,
         heartbeats_fault=False,
         draining=False,

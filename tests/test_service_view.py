@@ -30,7 +30,7 @@ def test_a_reload_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch, errors_
     config = load(None, {})
     nothing: Any = None
     outside = Outside()
-    engine = Engine("n", nothing, nothing, nothing, nothing, nothing, None)
+    engine = Engine("n", nothing, nothing, nothing, nothing, nothing, None, nothing)
     view = View(config, outside, engine, nothing, upstreams=nothing, stream=nothing, events=nothing)
 
     def fail(*_: object) -> None:

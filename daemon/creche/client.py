@@ -67,8 +67,8 @@ class Client:
         """Submit one task and return it; it is durable then.
 
         `fields`: `input` (the job's content) or `job` (one that exists, as in `resolve`), and where wanted `id`, `key`,
-        `user`, `labels`, `deadline`, `start_at`, `traceparent`, `priority`. Without a `key` a random one is given, so
-        that an answer that gets lost leads to a repetition, never to a second task.
+        `user`, `labels`, `deadline`, `start_at`, `traceparent`, `priority`, `callback`. Without a `key` a random one is
+        given, so that an answer that gets lost leads to a repetition, never to a second task.
         """
         return self._run(self._plans.submit({"algorithm": algorithm, **fields}))
 
@@ -159,6 +159,16 @@ class Client:
     def status(self) -> Json:
         """How the daemon is."""
         return self._run(self._plans.ask("GET", "/v1/status"))
+
+    def webhooks(self, limit: int = 100) -> Json:
+        """Messages that were given up or are pending: `{"deliveries": […], "pending": …, "given_up": …}`."""
+        return self._run(self._plans.ask("GET", "/v1/webhooks", query=(("limit", str(limit)),)))
+
+    def retry_webhooks(self, ids: Iterable[str] | None = None) -> list[str]:
+        """Have messages sent again, without `ids` all that were given up; the ids of those that are there."""
+        body = {} if ids is None else {"ids": list(ids)}
+        answer: Json = self._run(self._plans.ask("POST", "/v1/webhooks/retry", body=body))
+        return list(answer["ids"])
 
     def _run(self, plan: Plan[T]) -> T:
         step = self._next(plan)

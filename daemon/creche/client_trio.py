@@ -123,6 +123,16 @@ class AsyncClient:
         """As `Client.status`."""
         return await self._run(self._plans.ask("GET", "/v1/status"))
 
+    async def webhooks(self, limit: int = 100) -> Json:
+        """As `Client.webhooks`."""
+        return await self._run(self._plans.ask("GET", "/v1/webhooks", query=(("limit", str(limit)),)))
+
+    async def retry_webhooks(self, ids: Iterable[str] | None = None) -> list[str]:
+        """As `Client.retry_webhooks`."""
+        body = {} if ids is None else {"ids": list(ids)}
+        answer: Json = await self._run(self._plans.ask("POST", "/v1/webhooks/retry", body=body))
+        return list(answer["ids"])
+
     async def _run(self, plan: Plan[T]) -> T:
         step = await self._next(plan)
         assert isinstance(step, Done)  # noqa: S101 - this plan has no items

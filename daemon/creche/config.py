@@ -24,6 +24,7 @@ from creche.config_values import (
     read_route,
     read_secret,
 )
+from creche.config_webhooks import CallbacksSection, WebhookSection, read_callbacks, read_webhooks
 from creche.core.document import Table
 from creche.errors import ConfigError
 
@@ -119,6 +120,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_tasks: int
     deadline_s: float
     algorithms: Mapping[str, AlgorithmSection]
+    webhooks: Mapping[str, WebhookSection]
+    callbacks: CallbacksSection
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -169,6 +172,8 @@ class _Reader:
             algorithms=AlgorithmsReader(self._mistakes, self._folder, self._environ).read(
                 root.table("algorithms"), deadline_s, upstream.route
             ),
+            webhooks=read_webhooks(root.table("webhooks"), self._environ),
+            callbacks=read_callbacks(root.table("callbacks"), self._environ),
         )
         tasks.close()
         root.close()

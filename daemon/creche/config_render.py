@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from creche.config import Config
 from creche.config_algorithms import AlgorithmSection
 from creche.config_values import Route, Secret, masked
+from creche.config_webhooks import WebhookSection
 from creche.core.document import format_duration, format_rate, format_size
 from creche.plugin import Plugin
 
@@ -24,6 +25,7 @@ def tables(config: Config) -> Tables:
     """Every table with every key and its value, ready for JSON. None: the key is not set, and has no default."""
     socket, tcp, http = config.socket, config.tcp, config.http
     store, heartbeats, upstream, log = config.store, config.heartbeats, config.upstream, config.log
+    callbacks = config.callbacks
     return {
         "socket": {
             "path": str(socket.path),
@@ -67,6 +69,12 @@ def tables(config: Config) -> Tables:
         "log": {"level": log.level, "format": log.format},
         "tasks": {"max": config.max_tasks, "deadline": format_duration(config.deadline_s)},
         "algorithms": {name: _algorithm(section) for name, section in config.algorithms.items()},
+        "webhooks": {name: _webhook(section) for name, section in config.webhooks.items()},
+        "callbacks": {
+            "secret": _written(callbacks.secret),
+            "old_secret": _written(callbacks.old_secret),
+            "private": callbacks.private,
+        },
     }
 
 
@@ -94,6 +102,17 @@ def _algorithm(section: AlgorithmSection) -> dict[str, object]:
     }
 
 
+def _webhook(section: WebhookSection) -> dict[str, object]:
+    return {
+        "url": masked(section.url.written),
+        "secret": _written(section.secret),
+        "old_secret": _written(section.old_secret),
+        "algorithms": sorted(section.algorithms),
+        "statuses": sorted(section.statuses),
+        "private": section.private,
+    }
+
+
 def _route(route: Route) -> dict[str, object]:
     return {"proxy": "" if route.proxy is None else route.proxy.written, "http2": route.http2}
 
@@ -112,7 +131,7 @@ def _sections(place: str, shown: Mapping[str, object]) -> Iterator[list[str]]:
         if not isinstance(value, Mapping):
             continue
         path = f"{place}{_key(name)}"
-        if place or name != "algorithms":
+        if place or name not in {"algorithms", "webhooks"}:
             yield [f"[{path}]", *(_line(key, item) for key, item in value.items())]
         else:
             yield from _sections(f"{path}.", value)

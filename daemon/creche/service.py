@@ -42,6 +42,7 @@ from creche.service_outside import Outside
 from creche.service_parts import address_of, algorithms_of, flatten
 from creche.service_store import apply_retention
 from creche.service_view import View
+from creche.service_webhooks import make_outbox
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -114,6 +115,7 @@ async def serve(
             clock=clock,
             dice=outside.dice,
             lease=lease,
+            webhooks=(outbox := make_outbox(config, outside, journal, upstreams)),
         )
         feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head, shared=opened.fleet is not None)
         others = OtherNodes(opened.fleet) if opened.fleet is not None else None
@@ -122,7 +124,7 @@ async def serve(
         )
         about = Member(id=node, host=outside.host(), version=__version__, capacity=config.max_tasks)
         fleet = Fleet(others, supervisor=supervisor, feed=feed, tools=tools, about=about) if others else None
-        engine = Engine(node, journal, tools, feed, supervisor, lag, fleet)
+        engine = Engine(node, journal, tools, feed, supervisor, lag, fleet, outbox)
         view, stream, front = make_faces(config, outside, engine, upstreams)
 
         journal_ended = await _begin(ground, journal.run)
@@ -133,6 +135,7 @@ async def serve(
             await ground.start(fleet.run)
         await ground.start(lag.run)
         ground.start_soon(stream.run)
+        ground.start_soon(outbox.run)
         ground.start_soon(apply_retention, config.store, journal, feed, clock.now)
         async with outside.open_listeners(config) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)
@@ -146,6 +149,7 @@ async def serve(
             logger.info("stopping: {}", view.summary())
             front.stop()
             supervisor.stop()
+            outbox.stop()
             await upstreams.aclose()  # creates that wait for a connection are not sent any more
             await minding_ended.wait()
             await _flush(journal, feed, front_ended)

@@ -35,6 +35,14 @@ def make_faces(config: Config, outside: Outside, engine: Engine, upstreams: Tran
     )
     events = Events(feed, node=engine.node)
     view = View(config, outside, engine, figures, upstreams=upstreams, stream=stream, events=events)
-    api = Api(supervisor=engine.supervisor, journal=engine.journal, feed=feed, events=events, access=access, view=view)
+    api = Api(
+        supervisor=engine.supervisor,
+        journal=engine.journal,
+        feed=feed,
+        events=events,
+        outbox=engine.outbox,
+        access=access,
+        view=view,
+    )
     front = outside.make_front(config, handle=api.handle, refuse=api.refusal, upgrade=stream.serve)
     return Faces(view, stream, front)

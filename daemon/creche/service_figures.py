@@ -14,6 +14,7 @@ from creche.engine.fleet import Fleet
 from creche.engine.journal import Journal
 from creche.engine.lag import LoopLag
 from creche.engine.live import Tools
+from creche.engine.outbox import Outbox
 from creche.engine.supervisor import Supervisor
 
 KEPT_S = 1.0
@@ -30,6 +31,7 @@ class Engine(NamedTuple):
     supervisor: Supervisor
     lag: LoopLag
     fleet: Fleet | None
+    outbox: Outbox
 
 
 class Figures:

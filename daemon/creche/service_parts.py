@@ -191,8 +191,12 @@ def algorithms_of(config: Config, upstreams: Transports) -> dict[str, Algorithm]
 
 
 def routes_of(config: Config) -> list[Settings]:
-    """The transports that the algorithms need, as `Upstreams` knows them."""
-    return [_settings(section) for section in config.algorithms.values()]
+    """The transports that are needed, as `Upstreams` knows them: those of the algorithms, and that of webhooks."""
+    routes = [_settings(section) for section in config.algorithms.values()]
+    if config.webhooks or config.callbacks.secret is not None:
+        proxy = config.upstream.route.proxy
+        routes.append((None if proxy is None else proxy.reveal(), False))
+    return routes
 
 
 def _settings(section: AlgorithmSection) -> Settings:

@@ -18,8 +18,9 @@ from creche.errors import ConfigError
 from creche.service_figures import Engine, Figures
 from creche.service_outside import Outside
 from creche.service_parts import Transports, algorithms_of, routes_of
+from creche.service_webhooks import reconfigure
 
-RELOADABLE = frozenset({"algorithms", "deadline_s", "source"})
+RELOADABLE = frozenset({"algorithms", "callbacks", "deadline_s", "source", "webhooks"})
 """Everything else needs a restart, which costs no task anything."""
 
 
@@ -45,6 +46,7 @@ class View:
         self._lag = engine.lag
         self._node = engine.node
         self._fleet = engine.fleet
+        self._outbox = engine.outbox
         self._figures = figures
         self._upstreams = upstreams
         self._stream = stream
@@ -77,9 +79,11 @@ class View:
         if changed:
             logger.warning("changed, but only a restart puts it in force: {}", ", ".join(changed))
         self._supervisor.reload(algorithms)
+        reconfigure(self._outbox, config, self._outside, self._upstreams)
         self._upstreams.keep_only(routes_of(config))
         # The rest stays as it is in force, and so is told again by the next reload.
-        self._config = msgspec.structs.replace(self._config, algorithms=config.algorithms, deadline_s=config.deadline_s)
+        in_force = {name: getattr(config, name) for name in RELOADABLE - {"source"}}
+        self._config = msgspec.structs.replace(self._config, **in_force)
         logger.info("reloaded, algorithms: {}", ", ".join(config.algorithms) or "none")
 
     def status(self) -> wire_status.StatusOut:
@@ -186,6 +190,8 @@ class View:
             latency=self._tools.latency,
             commit_s=self._tools.journal.commit_s,
             batches=self._tools.journal.batches,
+            webhooks=self._outbox.counts,
+            outbox=(self._outbox.pending, self._outbox.given_up),
             store_fault=self._tools.journal.fault is not None,
             heartbeats_fault=self._tools.pulse.fault is not None,
             draining=self._supervisor.draining,

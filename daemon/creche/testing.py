@@ -25,6 +25,7 @@ from creche.core.task import Job, Task, set_apart
 from creche.core.way import Repeat, Way
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Poll, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StoreUnavailable
+from creche.testing_outbox import MemoryOutbox
 
 __all__ = [
     "SECRET",
@@ -59,6 +60,7 @@ class MemoryStore:
     def __init__(self, *, max_inline: int = 256 << 10) -> None:
         self.identity = secrets.token_hex(6)
         self.failing = False
+        self.outbox = MemoryOutbox(self._fail)
         self.files: dict[str, bytes] = {}
         self._max_inline = max_inline
         self._tasks: dict[str, Task] = {}  # in order of acceptance
@@ -146,8 +148,12 @@ class MemoryStore:
                 if task.id in self._tasks and task.id not in self._seqs:
                     self._tasks[task.id] = task
                 return None
-            case Settle(task):
-                return self._settle(task)
+            case Settle(task, deliveries):
+                is_first = task.id in self._tasks and task.id not in self._seqs
+                answer = self._settle(task)
+                if is_first:
+                    self.outbox.put(deliveries)
+                return answer
             case _:
                 assert_never(write)
 

@@ -28,6 +28,10 @@ ENVIRON = {
     "REPLICATE_API_TOKEN": "geheim-4",
     "FAL_KEY": "geheim-5",
     "OPENAI_API_KEY": "geheim-6",
+    "CRECHE_CALLBACK_SECRET": f"whsec_{6 * 'geheim+7'}",
+    "CRECHE_CALLBACK_SECRET_OLD": f"whsec_{6 * 'geheim+8'}",
+    "BILLING_WEBHOOK_SECRET": f"whsec_{6 * 'geheim+9'}",
+    "BILLING_WEBHOOK_SECRET_OLD": f"whsec_{6 * 'geheim+0'}",
 }
 ODD = r"""
 [socket]

@@ -70,6 +70,26 @@ def test_a_rate_of_nothing_lets_nobody_go() -> None:
     assert waits(rate, turns, 10.2) == [0, math.inf]
 
 
+def test_a_rate_that_nobody_has_asked_can_change() -> None:
+    """As when the configuration is read again before the first task has come."""
+    for before in (4, None, 0):
+        rate = Rate(before)
+        rate.change(2, 10)
+        turns = [rate.turn(11), rate.turn(11)]
+        assert waits(rate, turns, 11) == [0, 0.5]
+
+
+def test_a_pause_does_not_make_up_for_a_turn() -> None:
+    """Rates of 0 between two others leave the turn that came last in force."""
+    rate = Rate(4)
+    turns = [rate.turn(5), rate.turn(5), rate.turn(5)]
+    rate.change(0, 5.1)
+    rate.change(0.5, 5.1)
+    rate.change(0, 5.2)
+    rate.change(2, 5.2)
+    assert waits(rate, turns[1:], 5.2) == pytest.approx([0.3, 0.8])
+
+
 @given(st.lists(st.sampled_from([0, 0.5, 1, 4]) | st.floats(0.05, 0.4), min_size=1, max_size=40))
 def test_no_change_brings_two_turns_together(steps: list[float]) -> None:
     """However the rate changes, those who go are never closer than the fastest rate allows."""

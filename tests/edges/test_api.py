@@ -24,6 +24,7 @@ from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.live import Algorithm, Tools
+from creche.engine.outbox import Outbox
 from creche.engine.ports import PAGE_BYTES, Accept, Settle
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
@@ -64,6 +65,7 @@ class Served:
             journal=self.journal,
             feed=self.feed,
             events=Events(self.feed, node="n"),
+            outbox=cast("Outbox", None),
             access=access,
             view=cast("View", None),
         )

@@ -24,7 +24,7 @@ from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.lease import UNLIMITED, Lease
-from creche.engine.live import Algorithm, Tools
+from creche.engine.live import NO_WEBHOOKS, Algorithm, Tools, Webhooks
 from creche.engine.ports import Heartbeats, Provider
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
@@ -59,6 +59,7 @@ class Engine:
         self.max_tasks = 10_000
         self.lease: Lease = UNLIMITED
         self.dice: Callable[[], float] = lambda: 0.5
+        self.webhooks: Callable[[], Webhooks] = lambda: NO_WEBHOOKS
         self.slept_s = 0.0
         """For how long the machine has slept; Trio's clock stood still then."""
         self.clock_set_by_s = 0.0
@@ -86,6 +87,7 @@ class Engine:
             clock=Clock(wall=lambda: self.wall() + self.clock_set_by_s, uptime=self._uptime),
             dice=self.dice,
             lease=self.lease,
+            webhooks=self.webhooks(),
         )
         self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
         self._scope = trio.CancelScope()

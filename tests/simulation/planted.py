@@ -23,7 +23,7 @@ from creche.edges.store_sqlite import SqliteStore
 from creche.engine.fleet import Fleet
 from creche.engine.journal import Journal
 from creche.engine.live import LiveTask
-from creche.engine.ports import Entry, News, Places, Written
+from creche.engine.ports import Entry, News, Places, Settle, Written
 from creche.engine.pulse import Pulse
 from creche.engine.roster import Roster
 from creche.engine.supervisor import Supervisor
@@ -36,12 +36,12 @@ def settle_before_commit() -> Iterator[None]:
     """An outcome is told before it is on disk: a crash in between takes it back."""
     settle_surely = Journal.settle_surely
 
-    async def early(self: Journal, record: Callable[[], Task], *, then: Callable[[Written], None]) -> None:
+    async def early(self: Journal, settle: Callable[[], Settle], *, then: Callable[[Written], None]) -> None:
         _, head = await self.read(lambda store: store.feed_bounds())
-        task = record()
-        then(Entry(head + 1, task))
+        write = settle()
+        then(Entry(head + 1, write.task))
         await trio.sleep(0.5)
-        await settle_surely(self, lambda: task, then=lambda _: None)
+        await settle_surely(self, lambda: write, then=lambda _: None)
 
     with mock.patch.object(Journal, "settle_surely", early):
         yield

@@ -35,6 +35,7 @@ COMMANDS = {
     "result": ("tasks", "Print the result of a task."),
     "cancel": ("tasks", "Ask for tasks to be cancelled."),
     "resolve": ("tasks", "Decide about an unknown task."),
+    "webhooks": ("webhooks", "List messages that are yet to be delivered, and send them again."),
     "status": ("status", "Show how the daemon is."),
     "algorithms": ("status", "Show what can be submitted to."),
 }

@@ -90,6 +90,7 @@ class Rate:
         self._given = 0
         # Turns below `_coming` have come; that one comes at `_at`, each of the others an interval after the one before.
         self._coming = 0
+        self._last = -math.inf  # when the last turn came that was there as the rate changed
         self._at = math.inf if self._interval_s == math.inf else -math.inf
 
     @property
@@ -119,14 +120,13 @@ class Rate:
         interval_s = _interval_s(per_s)
         if interval_s == self._interval_s:
             return
-        last = -math.inf
-        if now >= self._at:
-            come = int((now - self._at) / self._interval_s) + 1 if self._interval_s else self._given - self._coming
-            come = min(come, self._given - self._coming)
-            last = self._at + (come - 1) * self._interval_s if come > 1 else self._at
+        waiting = self._given - self._coming
+        if waiting and now >= self._at:
+            come = min(waiting, int((now - self._at) / self._interval_s) + 1) if self._interval_s else waiting
+            self._last = self._at + (come - 1) * self._interval_s
             self._coming += come
         self._interval_s = interval_s
-        self._at = math.inf if interval_s == math.inf else max(now, last + interval_s)
+        self._at = math.inf if interval_s == math.inf else max(now, self._last + interval_s)
 
     def _comes_at(self, turn: int) -> float:
         ahead = turn - self._coming

@@ -205,6 +205,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = 3600.0
     start_at: float | None = None
     traceparent: str | None = None
+    callback: str | None = None
     fingerprint: str = ""
     # what became of it
     token: str

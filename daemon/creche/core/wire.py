@@ -34,6 +34,8 @@ JobId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=2000, pattern=_PLAIN, description="the provider's id of a job")
 ]
 
+_URL = r"^https?://[^\x00-\x20\x7f]+(?!\n)$"
+
 LabelValue = Annotated[str, msgspec.Meta(max_length=200, pattern=_PLAIN)]
 
 MAX_LABELS = 32
@@ -67,6 +69,7 @@ class TaskIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\n)$")] | None
     ) = None
     priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
+    callback: Annotated[str, msgspec.Meta(max_length=2000, pattern=_URL)] | None = None
 
 
 class ResolveIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +126,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     cancel_reason: str | None = None
     note: str = ""
     traceparent: str | None = None
+    callback: str | None = None
     condition: str | None = None
     failures: int = 0
     last_error: str = ""
@@ -317,6 +321,7 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False, 
         cancel_reason=task.cancel_reason,
         note=task.note,
         traceparent=task.traceparent,
+        callback=None if task.callback is None else task.callback.partition("?")[0],
         condition=live.condition,
         failures=live.failures,
         last_error=live.last_error,

@@ -12,7 +12,7 @@ import msgspec
 from loguru import logger
 
 from creche import __version__
-from creche.core import wire, wire_status
+from creche.core import wire, wire_status, wire_webhooks
 from creche.core.access import Access
 from creche.core.exchange import Request, Response
 from creche.core.query import Query, TaskFilter, labels_of, statuses_of
@@ -23,6 +23,7 @@ from creche.edges.api_openapi import describe
 from creche.edges.api_routes import Route, Routes
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal
+from creche.engine.outbox import Outbox
 from creche.engine.ports import Accepted
 from creche.engine.ports import Query as StoreQuery
 from creche.engine.supervisor import Supervisor
@@ -74,6 +75,7 @@ class Api:
         journal: Journal,
         feed: Feed,
         events: Events,
+        outbox: Outbox,
         access: Access,
         view: View,
     ) -> None:
@@ -81,6 +83,7 @@ class Api:
         self._journal = journal
         self._feed = feed
         self._events = events
+        self._outbox = outbox
         self._access = access
         self._view = view
         self._dashboard = Dashboard()
@@ -114,6 +117,23 @@ class Api:
                 gives=wire.Results,
             ),
             Route("GET", "/v1/stream", self._no_upgrade, "The WebSocket stream"),
+            Route(
+                "GET",
+                "/v1/webhooks",
+                self._show_webhooks,
+                "Messages that are yet to be delivered, or were given up",
+                query=("limit",),
+                gives=wire_webhooks.Deliveries,
+            ),
+            Route(
+                "POST",
+                "/v1/webhooks/retry",
+                self._retry_webhooks,
+                "Send messages again",
+                takes=wire_webhooks.RetryIn,
+                gives=wire_webhooks.Retried,
+                writes=True,
+            ),
             Route(
                 "GET", "/v1/algorithms", self._show_algorithms, "What can be submitted", gives=wire_status.Algorithms
             ),
@@ -259,6 +279,18 @@ class Api:
             426, "upgrade_required", "this is a WebSocket; GET /v1/results has the same feed"
         )
         return msgspec.structs.replace(response, headers=(("Upgrade", "websocket"),))
+
+    # -- webhooks ----------------------------------------------------------------------------------------
+
+    async def _show_webhooks(self, _: Request, query: Query, __: str) -> Response:
+        limit = query.integer("limit", 100, at_most=MAX_PAGE)
+        found, (pending, given_up) = await self._journal.outbox(lambda outbox: (outbox.listed(limit), outbox.count()))
+        rows = [wire_webhooks.delivery_out(delivery) for delivery in found]
+        return _json(wire_webhooks.Deliveries(rows, pending, given_up))
+
+    async def _retry_webhooks(self, request: Request, _: Query, __: str) -> Response:
+        wanted = wire.decode(request.body or b"{}", wire_webhooks.RetryIn)
+        return _json(wire_webhooks.Retried(await self._outbox.again(wanted.ids)))
 
     # -- the daemon --------------------------------------------------------------------------------------
 

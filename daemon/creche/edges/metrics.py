@@ -36,6 +36,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     latency: Mapping[tuple[str, str], Histogram]
     commit_s: Histogram
     batches: Histogram
+    webhooks: Mapping[tuple[str, str], int]
+    outbox: tuple[int, int]
     store_fault: bool
     heartbeats_fault: bool
     draining: bool
@@ -76,26 +78,7 @@ class Metrics(Collector):
             for condition, number in found.items():
                 conditions.add_metric([algorithm, condition], number)
         yield conditions
-        oldest = GaugeMetricFamily(
-            "creche_oldest_task_seconds", "Time since the oldest unfinished task was accepted.", labels=["algorithm"]
-        )
-        for algorithm, age_s in now.oldest_s.items():
-            oldest.add_metric([algorithm], age_s)
-        yield oldest
-        durations = HistogramMetricFamily(
-            "creche_task_seconds", "How long tasks took, from acceptance to end.", labels=["algorithm"]
-        )
-        for algorithm, histogram in now.durations.items():
-            durations.add_metric([algorithm], buckets=histogram.cumulated(), sum_value=histogram.total)
-        yield durations
-        latency = HistogramMetricFamily(
-            "creche_provider_seconds",
-            "How long answers of providers took that were waited for.",
-            labels=["algorithm", "request"],
-        )
-        for labels, histogram in now.latency.items():
-            latency.add_metric(list(labels), buckets=histogram.cumulated(), sum_value=histogram.total)
-        yield latency
+        yield from _times(now)
         yield from _events(now.events)
         yield from _slots(now.slots)
         breakers = GaugeMetricFamily(
@@ -117,6 +100,7 @@ class Metrics(Collector):
         yield _histogram("creche_poll_lateness_seconds", "How late polls began after they were due.", now.poll_lateness)
         yield _histogram("creche_commit_seconds", "How long commits to the store took.", now.commit_s)
         yield _histogram("creche_commit_writes", "How many writes a commit had.", now.batches)
+        yield from _webhooks(now)
         yield GaugeMetricFamily("creche_store_fault", "1 while the store cannot be written.", value=now.store_fault)
         yield GaugeMetricFamily(
             "creche_heartbeats_fault", "1 while Redis does not take the heartbeats.", value=now.heartbeats_fault
@@ -124,6 +108,41 @@ class Metrics(Collector):
         yield GaugeMetricFamily("creche_draining", "1 while the daemon stops.", value=now.draining)
         if now.fleet is not None:
             yield from _fleet(now.fleet)
+
+
+def _times(now: Snapshot) -> Iterator[Metric]:
+    oldest = GaugeMetricFamily(
+        "creche_oldest_task_seconds", "Time since the oldest unfinished task was accepted.", labels=["algorithm"]
+    )
+    for algorithm, age_s in now.oldest_s.items():
+        oldest.add_metric([algorithm], age_s)
+    yield oldest
+    durations = HistogramMetricFamily(
+        "creche_task_seconds", "How long tasks took, from acceptance to end.", labels=["algorithm"]
+    )
+    for algorithm, histogram in now.durations.items():
+        durations.add_metric([algorithm], buckets=histogram.cumulated(), sum_value=histogram.total)
+    yield durations
+    latency = HistogramMetricFamily(
+        "creche_provider_seconds",
+        "How long answers of providers took that were waited for.",
+        labels=["algorithm", "request"],
+    )
+    for labels, histogram in now.latency.items():
+        latency.add_metric(list(labels), buckets=histogram.cumulated(), sum_value=histogram.total)
+    yield latency
+
+
+def _webhooks(now: Snapshot) -> Iterator[Metric]:
+    webhooks = CounterMetricFamily(
+        "creche_webhooks", "Attempts to deliver messages by what came of them.", labels=["endpoint", "result"]
+    )
+    for attempt, number in now.webhooks.items():
+        webhooks.add_metric(list(attempt), number)
+    yield webhooks
+    pending, given_up = now.outbox
+    yield GaugeMetricFamily("creche_webhooks_pending", "Messages that are yet to be delivered.", value=pending)
+    yield GaugeMetricFamily("creche_webhooks_given_up", "Messages that were given up.", value=given_up)
 
 
 def _fleet(fleet: FleetOut) -> Iterator[Metric]:

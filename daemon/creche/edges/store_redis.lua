@@ -88,7 +88,8 @@ function moves.save()
   return {'saved'}
 end
 
--- id, epoch, status, record, "1" with a result apart, result, the least number that the entry may have
+-- id, epoch, status, record, "1" with a result apart, result, the least number that the entry may have, and of each
+-- message about it: id, when it is due, what is known of it, body
 function moves.settle()
   local id = ARGV[3]
   local h = redis.call('HMGET', key('t', id), 'o', 'e', 'q', 's', 'p')
@@ -107,6 +108,10 @@ function moves.settle()
   redis.call('XADD', key('feed'), seq .. '-0', 't', id)
   redis.call('ZREM', key('owned', me), id)
   redis.call('HDEL', key('wishes'), id)
+  for n = 10, #ARGV, 4 do
+    redis.call('ZADD', key('outbox'), ARGV[n + 1], ARGV[n])
+    redis.call('HSET', key('d', ARGV[n]), 'm', ARGV[n + 2], 'b', ARGV[n + 3])
+  end
   return {'entry', seq}
 end
 
@@ -287,6 +292,56 @@ end
 function moves.granted()
   if redis.call('HGET', key('wishes'), ARGV[3]) == ARGV[4] then redis.call('HDEL', key('wishes'), ARGV[3]) end
   return {'granted'}
+end
+
+-- -- messages that are yet to be delivered ---------------------------------------------------------------
+
+-- Those that are due at a time; unless something is said of them they are due again at another: now, then, how many.
+function moves.claim()
+  local claimed = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('outbox'), '-inf', ARGV[3], 'LIMIT', 0, ARGV[5])) do
+    redis.call('ZADD', key('outbox'), ARGV[4], id)
+    claimed[#claimed + 1] = redis.call('HMGET', key('d', id), 'm', 'b')
+  end
+  return {'claimed', claimed}
+end
+
+-- An attempt failed: id, when it is due ("" gives it up), what is known of it, since when it is there.
+function moves.put_off()
+  local id, due = ARGV[3], ARGV[4]
+  if redis.call('EXISTS', key('d', id)) == 0 then return {'gone'} end
+  redis.call('HSET', key('d', id), 'm', ARGV[5])
+  redis.call('ZREM', key('outbox'), id)
+  redis.call('ZREM', key('given-up'), id)
+  if due == '' then
+    redis.call('ZADD', key('given-up'), ARGV[6], id)
+  else
+    redis.call('ZADD', key('outbox'), due, id)
+  end
+  return {'put_off'}
+end
+
+-- Messages that go: ids.
+function moves.drop()
+  for n = 3, #ARGV do
+    redis.call('DEL', key('d', ARGV[n]))
+    redis.call('ZREM', key('outbox'), ARGV[n])
+    redis.call('ZREM', key('given-up'), ARGV[n])
+  end
+  return {'dropped'}
+end
+
+-- Messages that are due now: when that is, ids.
+function moves.again()
+  local found = {}
+  for n = 4, #ARGV do
+    if redis.call('EXISTS', key('d', ARGV[n])) == 1 then
+      redis.call('ZREM', key('given-up'), ARGV[n])
+      redis.call('ZADD', key('outbox'), ARGV[3], ARGV[n])
+      found[#found + 1] = ARGV[n]
+    end
+  end
+  return {'found', found}
 end
 
 -- A server that came up without its data must not be taken for one that has none.

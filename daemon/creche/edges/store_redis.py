@@ -15,6 +15,7 @@ All keys begin with `{PREFIX}:`, which a cluster keeps in one slot:
 `wishes`          what clients of other nodes want of tasks
 `bell`            a stream that has all nodes look; `changes`: one of tasks that changed without ending
 `portion:LIMIT`   what each member has of a limit
+`outbox`, `given-up`, `d:ID`  messages that are yet to be delivered; see store_redis_outbox.py
 
 All that changes a task is one script, `store_redis.lua`, so that each write is done whole or not at all. A batch is
 one pipeline: its writes are done in order, and where the connection breaks, the first ones may be done. Repeating all
@@ -29,6 +30,7 @@ from itertools import takewhile
 from typing import Any, assert_never
 
 from creche.core.task import Status, Task, set_apart
+from creche.edges.store_redis_outbox import RedisOutbox, known_of
 from creche.edges.store_redis_server import Move, RedisServer, chunks, record_of, task_of
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, NotOwner, StartError, TooManyTasks
@@ -52,6 +54,7 @@ class RedisStore:
         self._server = server
         self._max_inline = max_inline
         self._wall = wall
+        self.outbox = RedisOutbox(server)
         self.identity = ""
 
     def open(self) -> None:
@@ -111,12 +114,13 @@ class RedisStore:
                 ]
             case Save(task):
                 return ("save", task.id, task.epoch, task.status, record_of(task))
-            case Settle(task):
+            case Settle(task, deliveries):
                 task, result = set_apart(task, self._max_inline)
                 # By the clock, so that a failover that loses outcomes does not give their numbers to others.
                 least = max(int(self._wall() * _MICRO), self._server.known + 1)
                 end = ("settle", task.id, task.epoch, task.status, record_of(task))
-                return (*end, int(result is not None), result or b"", least)
+                messages = [part for one in deliveries for part in (one.id, one.due_at or 0.0, known_of(one), one.body)]
+                return (*end, int(result is not None), result or b"", least, *messages)
             case _:
                 assert_never(write)
 

@@ -22,6 +22,7 @@ from loguru import logger
 from creche.core.task import Task, set_apart
 from creche.edges.store_backup import take_over
 from creche.edges.store_results import ResultFiles
+from creche.edges.store_sqlite_outbox import SqliteOutbox, put_into_outbox
 from creche.edges.store_sqlite_schema import open_database, start_errors
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
 from creche.errors import AlreadySettled, KeyConflict, StartError, StoreUnavailable
@@ -45,6 +46,7 @@ class SqliteStore:
         self._max_inline = max_inline
         self._files = ResultFiles(path)
         self._resources = ExitStack()
+        self.outbox = SqliteOutbox(self._transaction)
         self._writer: sqlite3.Connection
         self._reader: sqlite3.Connection
         self.identity = ""
@@ -109,11 +111,12 @@ class SqliteStore:
                             (task.status, _record(task), task.id),
                         )
                         answers.append(None)
-                    case Settle(task):
+                    case Settle(task, deliveries):
                         answer = self._settle(db, task, head + 1)
                         answers.append(answer)
-                        if isinstance(answer, Entry):
-                            head = max(head, answer.seq)
+                        if isinstance(answer, Entry) and answer.seq > head:
+                            head = answer.seq
+                            put_into_outbox(db, deliveries)
                     case _:
                         assert_never(write)
             db.execute("UPDATE store SET head = ?, commits = commits + 1", (head,))

@@ -61,6 +61,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # When this file was made as a backup; NULL in a store that is or was in use.
         "ALTER TABLE store ADD COLUMN backed_up_at REAL",
     ),
+    (
+        # Messages that are yet to be delivered; `due_at` is NULL for those that were given up.
+        """CREATE TABLE outbox (
+            id TEXT NOT NULL UNIQUE,
+            task TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            url TEXT NOT NULL,
+            since REAL NOT NULL,
+            due_at REAL,
+            attempts INTEGER NOT NULL,
+            error TEXT NOT NULL,
+            body BLOB NOT NULL
+        ) STRICT""",
+        "CREATE INDEX outbox_due ON outbox (due_at)",
+    ),
 )
 """Each brings a store from the version before to its own number, counted from 1. Released ones are never edited."""
 

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -24,8 +25,10 @@ from creche.engine.ports import Poll
 from creche.errors import InvalidRequest, Outage, UnknownAlgorithm, WrongStatus
 
 
-def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> Task:
-    """The record of a new task, accepted at `now` (Unix seconds). Raises `InvalidRequest`, `UnknownAlgorithm`."""
+def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float, *, callbacks: bool = True) -> Task:
+    """The record of a new task, accepted at `now` (Unix seconds). `callbacks`: whether it may have one. Raises
+    `InvalidRequest`, `UnknownAlgorithm`.
+    """
     algorithm = algorithms.get(task_in.algorithm)
     if algorithm is None:
         hint = suggestion(task_in.algorithm, algorithms)
@@ -34,6 +37,8 @@ def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> T
         raise InvalidRequest('expected either "input" (create a job) or "job" (attach to one)', pointer="")
     if task_in.start_at is not None and task_in.job is not msgspec.UNSET:
         raise InvalidRequest('"start_at" is for jobs that are yet to be created', pointer="/start_at")
+    if task_in.callback is not None:
+        _check_callback(task_in.callback, callbacks=callbacks)
     start_at = None if task_in.start_at is None else _moment(task_in.start_at, now)
     deadline_s = algorithm.deadline_s if task_in.deadline is None else seconds_of(task_in.deadline, "/deadline")
     task = Task(
@@ -47,11 +52,24 @@ def admit(task_in: TaskIn, algorithms: Mapping[str, Algorithm], now: float) -> T
         deadline_s=deadline_s,
         start_at=start_at,
         traceparent=task_in.traceparent,
+        callback=task_in.callback,
         fingerprint=fingerprint(task_in),
         token=new_token(),
         accepted_at=now,
     )
     return task if task_in.job is msgspec.UNSET else rules.begin_job(task, attached(task_in.job, now), now)
+
+
+def _check_callback(url: str, *, callbacks: bool) -> None:
+    if not callbacks:
+        raise InvalidRequest("this daemon signs no callbacks: set [callbacks] secret", pointer="/callback")
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise InvalidRequest("expected https://HOST/PATH, or http://", pointer="/callback")
 
 
 def _moment(given: datetime, now: float) -> float:

@@ -18,7 +18,7 @@ from loguru import logger
 
 from creche.core.histogram import COUNTS, Histogram
 from creche.core.task import Task
-from creche.engine.ports import Save, Settle, Store, Write, Written
+from creche.engine.ports import Outbox, Save, Settle, Store, Write, Written
 from creche.errors import CrecheError, StoreUnavailable
 
 T = TypeVar("T")
@@ -137,9 +137,9 @@ class Journal:
             self.note(record())
             raise
 
-    async def settle_surely(self, record: Callable[[], Task], *, then: Callable[[Written], None]) -> None:
+    async def settle_surely(self, settle: Callable[[], Settle], *, then: Callable[[Written], None]) -> None:
         """Settle a task, likewise. Cancelled while the store fails, the task stays unfinished for the next start."""
-        await self._write_surely(lambda: Settle(record()), then)
+        await self._write_surely(settle, then)
 
     async def _write_surely(self, write: Callable[[], Write], then: Callable[[Written], None] | None) -> None:
         while True:
@@ -160,6 +160,10 @@ class Journal:
     async def read(self, function: Callable[[Store], T]) -> T:
         """Run a query of the store. Raises `StoreUnavailable`."""
         return await self._run_read(lambda: function(self._store))
+
+    async def outbox(self, function: Callable[[Outbox], T]) -> T:
+        """Do something about messages that are to be delivered. Raises `StoreUnavailable`."""
+        return await self._run_write(lambda: function(self._store.outbox))
 
     async def prune(self, *, settled_before: float, keep: int) -> int:
         """Apply retention to some of what is due; the number of tasks that went. Raises `StoreUnavailable`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import trio
@@ -15,13 +15,14 @@ from creche.core.histogram import LONG_SECONDS, Histogram
 from creche.core.polling import CONDITIONS, Decision, End, Rhythm
 from creche.core.reconcile import Doubt, Policy, Step, next_step
 from creche.core.task import Outcome, Succeeded, Task, remember
+from creche.core.webhooks import Delivery
 from creche.core.wire import Live
 from creche.engine.clock import Clock
 from creche.engine.feed import Updates
 from creche.engine.gate import Gate
 from creche.engine.journal import Journal
 from creche.engine.lease import UNLIMITED, Lease
-from creche.engine.ports import AssetSaver, Provider
+from creche.engine.ports import AssetSaver, Provider, Settle
 from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
@@ -33,6 +34,33 @@ MAX_TOLD = 1000
 
 
 CUT_OFF = "this node is cut off from its fleet: other nodes may take its tasks"
+
+
+class Webhooks(Protocol):
+    """Whoever tells users' servers of outcomes."""
+
+    @property
+    def callbacks(self) -> bool:
+        """Whether tasks may name a server of their own."""
+
+    def about(self, task: Task) -> tuple[Delivery, ...]:
+        """The messages to be written together with a task's outcome."""
+
+    def look(self) -> None:
+        """Some may have been written."""
+
+
+class _NoWebhooks:
+    callbacks = False
+
+    def about(self, _: Task) -> tuple[Delivery, ...]:
+        return ()
+
+    def look(self) -> None:
+        return
+
+
+NO_WEBHOOKS: Webhooks = _NoWebhooks()
 
 
 class CutOff(Exception):
@@ -80,6 +108,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
     told: set[str] = msgspec.field(default_factory=set)
     lease: Lease = UNLIMITED
+    webhooks: Webhooks = NO_WEBHOOKS
     lateness: Histogram = msgspec.field(default_factory=Histogram)
     latency: dict[tuple[str, str], Histogram] = {}
     durations: dict[str, Histogram] = {}
@@ -99,8 +128,13 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         """One more."""
         self.counts[event, algorithm, result] += 1
 
-    def count_settled(self, task: Task) -> None:
-        """One more that has ended, and how long it took."""
+    def settle(self, task: Task) -> Settle:
+        """The write of a task with its outcome, and of the messages about it."""
+        return Settle(task, self.webhooks.about(task))
+
+    def note_settled(self, task: Task) -> None:
+        """One more has ended, after so long; its messages are there."""
+        self.webhooks.look()
         self.count("settled", task.algorithm, task.status)
         durations = self.durations.get(task.algorithm)
         if durations is None:

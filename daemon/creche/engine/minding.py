@@ -100,7 +100,7 @@ async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Wri
     try:
         # Made anew for every try: a cancel that was answered meanwhile belongs to it.
         await tools.journal.settle_surely(
-            lambda: rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now),
+            lambda: tools.settle(rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now)),
             then=partial(settled, live),
         )
     except NotOwner:

@@ -17,6 +17,7 @@ from creche.core.fleet import Limit, Member
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.way import Way
+from creche.core.webhooks import Delivery
 from creche.errors import AlreadySettled, KeyConflict, NotOwner, TooManyTasks
 
 
@@ -44,9 +45,11 @@ class Settle(msgspec.Struct, frozen=True):
 
     Repeating a settle with the same outcome gives the entry that stands, so a commit whose answer was lost can be
     repeated. A result beyond the store's `max_inline` is kept in a file: entry and record then have its `ResultFile`.
+    The `deliveries` are written with the outcome, or not at all.
     """
 
     task: Task
+    deliveries: tuple[Delivery, ...] = ()
 
 
 Write = Accept | Save | Settle
@@ -95,6 +98,36 @@ class Page(msgspec.Struct, frozen=True):
     more: bool
 
 
+class Outbox(Protocol):
+    """The part of a store that holds messages until they are delivered. Driven as the store's writes are.
+
+    Every method raises `StoreUnavailable`; then it may be repeated.
+    """
+
+    def claim(self, now: float, until: float, limit: int) -> list[Delivery]:
+        """Messages that are due at `now`, the longest due first; unless something is said of them they are due again at
+        `until`.
+        """
+
+    def put_off(self, delivery: Delivery) -> None:
+        """Take over attempts, error and `due_at` of a message that is there; None gives it up."""
+
+    def done(self, delivery_id: str) -> None:
+        """The message was delivered: it goes."""
+
+    def listed(self, limit: int) -> list[Delivery]:
+        """Messages without their bodies: those that were given up, the newest first, and then the pending ones."""
+
+    def again(self, ids: Sequence[str] | None, now: float) -> list[str]:
+        """Make messages due at `now`, given up or not; None means all that were given up. Returns those it found."""
+
+    def forget(self, before: float) -> None:
+        """Remove what was given up and is older than that."""
+
+    def count(self) -> tuple[int, int]:
+        """How many are pending, and how many were given up."""
+
+
 class Store(Protocol):
     """Keeps tasks and the feed. Synchronous, and driven by one caller at a time for writes and one for reads.
 
@@ -104,6 +137,10 @@ class Store(Protocol):
 
     identity: str
     """A random name given when the store was made; cursors carry it, so that those of another store are recognised."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Messages that are yet to be delivered."""
 
     def open(self) -> None:
         """Open or make the store, and lock it against a second daemon."""

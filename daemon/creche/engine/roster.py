@@ -11,8 +11,8 @@ from creche.core import task as rules
 from creche.core.fleet import Limit
 from creche.core.limits import Slots
 from creche.core.task import Status, Task
-from creche.core.wire import Live
-from creche.engine.admission import not_configured
+from creche.core.wire import Live, TaskIn
+from creche.engine.admission import admit, not_configured
 from creche.engine.batches import Accounts, Batches
 from creche.engine.gate import Gate
 from creche.engine.live import Algorithm, LiveTask, Tools
@@ -48,6 +48,11 @@ class Roster:
         if task.status not in _HOLD_NO_SLOT:
             gate.slots.hold(task.id)
         return live
+
+    def admit(self, task_in: TaskIn) -> Task:
+        """The record of a new task. Raises `InvalidRequest`, `UnknownAlgorithm`."""
+        tools = self._tools
+        return admit(task_in, self._algorithms, tools.wall(), callbacks=tools.webhooks.callbacks)
 
     def algorithm(self, name: str) -> Algorithm:
         """An algorithm, whether configured or not."""

@@ -17,13 +17,13 @@ from creche.core import task as rules
 from creche.core.reconcile import Create, Rest
 from creche.core.task import DEADLINE, Cancelled, Status, Task
 from creche.core.wire import ResolveIn, TaskIn
-from creche.engine.admission import admit, check_cancel, decide
+from creche.engine.admission import check_cancel, decide
 from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
 from creche.engine.live import Algorithm, LiveTask, Tools
 from creche.engine.minding import mind
 from creche.engine.others import CANCEL, OtherNodes
-from creche.engine.ports import Accept, Accepted, Entry, Save, Settle, Write, Written
+from creche.engine.ports import Accept, Accepted, Entry, Save, Write, Written
 from creche.engine.roster import Roster
 from creche.errors import (
     CrecheError,
@@ -122,7 +122,7 @@ class Supervisor:
         for task_in in tasks_in:
             try:
                 waits = not self._has_room(coming)
-                task = admit(task_in, self.roster.algorithms, self._tools.wall())
+                task = self.roster.admit(task_in)
             except CrecheError as exc:
                 answers.append(exc)
             else:
@@ -218,7 +218,7 @@ class Supervisor:
         live.at_rest = False
         task = rules.settle(live.task, Cancelled(reason="dropped"), self._tools.wall())
         try:
-            await self._tools.journal.write(Settle(task), then=partial(self._settled, live))
+            await self._tools.journal.write(self._tools.settle(task), then=partial(self._settled, live))
         except CrecheError:
             live.come_to_rest()
             raise
@@ -363,7 +363,7 @@ class Supervisor:
         task = live.task = written.task
         self._rest(live)
         self._tools.pulse.end(task.id)
-        self._tools.count_settled(task)
+        self._tools.note_settled(task)
         if self._others is None:
             self._feed.publish(written)  # else it comes from the fleet's feed, in its order
         log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)
