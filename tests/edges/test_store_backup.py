@@ -219,12 +219,14 @@ def test_wrong_results_are_named(path: Path, content: bytes | None, words: str) 
     assert words in problem
 
 
-def test_damaged_pages_are_found(path: Path) -> None:
+@pytest.mark.parametrize("page", [2, 5, 20])
+def test_damaged_pages_are_found(path: Path, page: int) -> None:
     """Also where the start would not look."""
     with opened(path) as store:
         store.commit([Accept(make_task(f"t{number}", note="x" * 100)) for number in range(200)])
-    whole = path.read_bytes()
-    path.write_bytes(whole[:20_000] + b"\xaa" * 30_000 + whole[50_000:])
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xaa" * 4096)
     with pytest.raises(StartError, match="is damaged"):
         verify(path)
 
