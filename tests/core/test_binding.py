@@ -85,6 +85,16 @@ def test_a_create_that_cannot_be_repeated_goes_over_a_new_connection() -> None:
     assert (bound().way.repeat, bound(create={"repeat": "token"}).way.repeat) == ("none", "token")
 
 
+def test_a_trace_goes_on_at_the_provider() -> None:
+    """With the create, unless the recipe has that header for something."""
+    trace = f"00-{32 * 'a'}-{16 * 'b'}-01"
+    traced = msgspec.structs.replace(TASK, traceparent=trace)
+    assert ("traceparent", trace) in bound().create_call(traced).headers
+    own = bound(create={"headers": {"Traceparent": "mine"}}).create_call(traced)
+    assert [value for name, value in own.headers if name.lower() == "traceparent"] == ["mine"]
+    assert traced.trace_id == 32 * "a"
+
+
 def test_a_job_s_id_stays_in_its_segment() -> None:
     """Percent-encoded."""
     assert bound().poll_call(JOB).url == "https://api.example/v1/jobs/j%201"

@@ -57,6 +57,15 @@ def test_every_endpoint_that_wants_it_gets_a_message() -> None:
     assert b'{"x": 1.50}' in found[0].body
 
 
+def test_a_trace_goes_on_at_the_receiver() -> None:
+    """With every attempt."""
+    trace = f"00-{32 * 'a'}-{16 * 'b'}-01"
+    [one] = deliveries(ended(traceparent=trace), [endpoint()], 1.0)
+    assert ("traceparent", trace) in headers(one, (read_key(SECRET),), 2.0)
+    [plain] = deliveries(ended(), [endpoint()], 1.0)
+    assert len(headers(plain, (read_key(SECRET),), 2.0)) == 4
+
+
 def test_nobody_who_wants_it_means_no_message() -> None:
     """The most frequent case."""
     assert deliveries(ended(Failed("provider")), [endpoint(statuses=frozenset({Status.SUCCEEDED}))], 1.0) == ()

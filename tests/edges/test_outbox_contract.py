@@ -34,9 +34,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def message(one: str, due_at: float = 10.0, **changes: object) -> Delivery:
-    base = Delivery(
-        id=one, task="t", endpoint="e", url="http://u", body=b'{"\xc3\xa4": 1}', since=due_at, due_at=due_at
-    )
+    base = Delivery(id=one, task="t", endpoint="e", url="http://u", since=due_at, due_at=due_at)
+    base = msgspec.structs.replace(base, body=b'{"\xc3\xa4": 1}', traceparent="00-a-b-01")
     return msgspec.structs.replace(base, **changes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 import trio
+from loguru import logger
 
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
@@ -232,3 +233,30 @@ async def test_watchers_hear_of_changes(engine: Engine, autojump_clock: object) 
             seen.append((task.status, task.progress))
     watcher.close()
     assert (Status.WAITING, None) in seen
+
+
+async def test_each_transition_is_a_line_in_the_log(engine: Engine, autojump_clock: object) -> None:
+    """With what finds it again: task, algorithm, user, job and trace. Acceptance aside, which the API tells."""
+    lines: list[tuple[str, str, dict[str, object]]] = []
+    sink = logger.add(
+        lambda message: lines.append(
+            (message.record["level"].name, message.record["message"], dict(message.record["extra"]))
+        ),
+        level="DEBUG",
+    )
+    running = Reading(status=JobStatus.PROCESSING, provider_status="running")
+    done = Reading(status=JobStatus.SUCCEEDED)
+    await engine.start(engine.algorithm(FakeProvider(poll=[running, done])))
+    await engine.submit("t", user="u", traceparent=f"00-{32 * 'a'}-{16 * 'b'}-01")
+    await engine.result()
+    logger.remove(sink)
+    about = [(level, message) for level, message, extra in lines if extra.get("task") == "t"]
+    assert about == [
+        ("DEBUG", "t: creating, before accepted"),
+        ("DEBUG", "t: waiting, before creating"),
+        ("INFO", "t: job job-t created"),
+        ("DEBUG", "t: processing, before waiting"),
+        ("INFO", "t: succeeded after 3.0 s"),
+    ]
+    extra = next(extra for _, message, extra in lines if "succeeded" in message)
+    assert extra == {"task": "t", "algorithm": "draw", "user": "u", "job": "job-t", "trace": 32 * "a"}

@@ -100,7 +100,10 @@ class Binding:
         # A loss must not be mistaken for a stale kept-alive connection where nothing makes the create safe to repeat,
         # and where the transport would repeat it by itself: should that fail, the first may have arrived.
         fresh = step.repeat in {"none", "lookup"} or step.method == "GET"
-        return msgspec.structs.replace(call, fresh=True) if fresh else call
+        # The trace goes on at the provider (W3C Trace Context), unless the recipe has that header for something.
+        names = {name.lower() for name, _ in call.headers}
+        trace = (("traceparent", task.traceparent),) if task.traceparent and "traceparent" not in names else ()
+        return msgspec.structs.replace(call, fresh=fresh, headers=(*call.headers, *trace)) if fresh or trace else call
 
     def read_create(self, answer: Answer, task: Task) -> Reading:
         """What the create's answer says: the job's id at least. Raises as `Provider.create`."""

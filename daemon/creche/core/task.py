@@ -225,6 +225,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: float | None = None
 
     @property
+    def trace_id(self) -> str | None:
+        """Of the W3C trace context that came with the task."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
+
+    @property
     def ended(self) -> bool:
         """Whether the task has its one outcome."""
         return self.outcome is not None

@@ -57,7 +57,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One message on its way. Times are Unix seconds; `due_at` is when it is to be tried next, None when it was given
-    up. `url` is that of a task's callback; of an endpoint the configuration's counts.
+    up. `url` is that of a task's callback; of an endpoint the configuration's counts. `traceparent` is the task's.
     """
 
     id: str
@@ -65,6 +65,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     url: str = ""
     body: bytes = b""
+    traceparent: str = ""
     since: float
     due_at: float | None
     attempts: int = 0
@@ -94,6 +95,7 @@ def deliveries(task: Task, endpoints: Iterable[Endpoint], now: float) -> tuple[D
             endpoint=name,
             url=(task.callback or "") if name == CALLBACK else "",
             body=body,
+            traceparent=task.traceparent or "",
             since=now,
             due_at=now,
         )
@@ -122,6 +124,7 @@ def headers(delivery: Delivery, keys: Sequence[bytes], now: float) -> tuple[tupl
         ("webhook-id", delivery.id),
         ("webhook-timestamp", moment),
         ("webhook-signature", " ".join(f"v1,{signature}" for signature in signatures)),
+        *([("traceparent", delivery.traceparent)] if delivery.traceparent else ()),
     )
 
 

@@ -23,6 +23,7 @@ from creche.edges.api_openapi import describe
 from creche.edges.api_routes import Route, Routes
 from creche.engine.feed import Feed
 from creche.engine.journal import Journal
+from creche.engine.live import log_about
 from creche.engine.outbox import Outbox
 from creche.engine.ports import Accepted
 from creche.engine.ports import Query as StoreQuery
@@ -184,8 +185,7 @@ class Api:
         accepted = await self._supervisor.submit(wire.decode(request.body, wire.TaskIn))
         if accepted.new:
             task, peer = accepted.task, request.peer
-            log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user)
-            log.info("{}: {} accepted from pid {}, uid {}", task.id, task.algorithm, peer.pid, peer.uid)
+            log_about(task).info("{}: {} accepted from pid {}, uid {}", task.id, task.algorithm, peer.pid, peer.uid)
         headers = (("Location", f"/v1/tasks/{accepted.task.id}"),)
         return _json(self._row(accepted), status=202 if accepted.new else 200, headers=headers)
 

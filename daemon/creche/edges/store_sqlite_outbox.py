@@ -6,10 +6,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from creche.core.webhooks import Delivery
 
-_SELECT = "SELECT id, task, endpoint, url, since, due_at, attempts, error, body FROM outbox"
-_SELECT_BARE = "SELECT id, task, endpoint, url, since, due_at, attempts, error, x'' FROM outbox"
+_FIELDS = Delivery.__struct_fields__
+"""The columns have the names of the fields."""
+
+_SELECT = f"SELECT {', '.join(_FIELDS)} FROM outbox"  # noqa: S608 - our own names
+_SELECT_BARE = _SELECT.replace("body", "x''")
 
 
 class SqliteOutbox:
@@ -66,23 +71,14 @@ class SqliteOutbox:
 
 def put_into_outbox(db: sqlite3.Connection, deliveries: Iterable[Delivery]) -> None:
     """Within a transaction. One that is there stays as it is."""
+    fields = ", ".join(_FIELDS)
+    marks = ", ".join("?" * len(_FIELDS))
     db.executemany(
-        "INSERT INTO outbox (id, task, endpoint, url, since, due_at, attempts, error, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        ((d.id, d.task, d.endpoint, d.url, d.since, d.due_at, d.attempts, d.error, d.body) for d in deliveries),
+        f"INSERT INTO outbox ({fields}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608 - our own names
+        ([getattr(delivery, field) for field in _FIELDS] for delivery in deliveries),
     )
 
 
-def _deliveries(rows: Iterable[tuple[str, str, str, str, float, float | None, int, str, bytes]]) -> Iterator[Delivery]:
-    for one, task, endpoint, url, since, due_at, attempts, error, body in rows:
-        yield Delivery(
-            id=one,
-            task=task,
-            endpoint=endpoint,
-            url=url,
-            since=since,
-            due_at=due_at,
-            attempts=attempts,
-            error=error,
-            body=body,
-        )
+def _deliveries(rows: Iterable[Sequence[object]]) -> Iterator[Delivery]:
+    for row in rows:
+        yield msgspec.convert(dict(zip(_FIELDS, row, strict=True)), Delivery, builtin_types=(bytes,))

@@ -68,6 +68,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             task TEXT NOT NULL,
             endpoint TEXT NOT NULL,
             url TEXT NOT NULL,
+            traceparent TEXT NOT NULL,
             since REAL NOT NULL,
             due_at REAL,
             attempts INTEGER NOT NULL,

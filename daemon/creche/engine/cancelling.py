@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from loguru import logger
 
 from creche.core.reading import JobStatus, Reading
-from creche.engine.live import LiveTask, Tools
+from creche.engine.live import LiveTask, Tools, log_about
 from creche.engine.ports import Save
 from creche.errors import ProviderError, StoreUnavailable
 
@@ -46,7 +45,7 @@ class Cancelling:
             return
         self.refused = not self.agreed
         if self.refused:
-            log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+            log = log_about(live.task)
             log.warning("{}: {}", live.task.id, REFUSED)
             live.change(msgspec.structs.replace(live.task, note=REFUSED))
 

@@ -13,14 +13,13 @@ from functools import partial
 
 import msgspec
 import trio
-from loguru import logger
 
 from creche.core import task as rules
 from creche.core.polling import End, error_wait_s, outcome_of
 from creche.core.reading import Reading
 from creche.core.reconcile import Create, Doubt, Finish, LookUp, Park, Step
 from creche.core.task import Failed, Job, Outcome, Status
-from creche.engine.live import CUT_OFF, CutOff, LiveTask, Tools
+from creche.engine.live import CUT_OFF, CutOff, LiveTask, Tools, log_about
 from creche.errors import AnswerError, CreateRefused, CreateUncertain, Outage, ProviderError
 
 
@@ -229,7 +228,7 @@ class _Creation:
         live.recover()
         live.change(rules.begin_job(live.task, Job(reading.job, reading.keep, now), now, reading))
         # In the log first: should the store fail for good, this line is all that tells of the job.
-        log = logger.bind(task=live.task.id, algorithm=live.algorithm.name, job=reading.job)
+        log = log_about(live.task)
         log.info("{}: job {} created", live.task.id, reading.job)
         await tools.journal.save_surely(lambda: live.task)
         if reading.status.running or reading.to_fetch:
@@ -245,5 +244,5 @@ class _Creation:
         live = self._live
         live.change(rules.park_unknown(live.task, note))
         await self._tools.journal.save_surely(lambda: live.task)
-        log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+        log = log_about(live.task)
         log.warning("{}: unknown whether its job exists ({}); decide with `creche resolve`", live.task.id, note)

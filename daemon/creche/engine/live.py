@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -27,6 +27,9 @@ from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
 
+if TYPE_CHECKING:
+    from loguru import Logger
+
 T = TypeVar("T")
 
 MAX_TOLD = 1000
@@ -34,6 +37,12 @@ MAX_TOLD = 1000
 
 
 CUT_OFF = "this node is cut off from its fleet: other nodes may take its tasks"
+
+
+def log_about(task: Task) -> Logger:
+    """The log, with what is to be told of a task in each line about it."""
+    job = task.job.id if task.job is not None else None
+    return logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=job, trace=task.trace_id)
 
 
 class Webhooks(Protocol):
@@ -259,15 +268,18 @@ class LiveTask:
 
     def change(self, task: Task) -> None:
         """The record moved on: keep it, and tell watchers."""
-        if task is not self.task:
-            self.task = remember(task, self.task, self._tools.wall())
+        before = self.task
+        if task is not before:
+            self.task = remember(task, before, self._tools.wall())
             self._tools.updates.changed(self.task)
+            if task.status is not before.status:
+                log_about(task).debug("{}: {}, before {}", task.id, task.status, before.status)
 
     def stumble(self, error: ProviderError, failures: int) -> None:
         """An answer was an error; loud once per kind, not once per poll."""
         condition = error.code if error.code in CONDITIONS else None
         if error.code != self._trouble:
-            log = logger.bind(task=self.task.id, algorithm=self.algorithm.name)
+            log = log_about(self.task)
             log.warning("{}: {} ({})", self.task.id, error, error.code)
         self._trouble = error.code
         self.condition, self.failures, self.last_error = condition, failures, str(error)

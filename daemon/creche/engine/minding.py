@@ -14,7 +14,7 @@ from creche.core.polling import End, attributed, outcome_of
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import IllegalMove, Outcome, ServerFailed
 from creche.engine.journal import RETRY_EVERY_S
-from creche.engine.live import LiveTask, Tools
+from creche.engine.live import LiveTask, Tools, log_about
 from creche.engine.ports import Written
 from creche.engine.saving import save_assets
 from creche.engine.task_run import run_task
@@ -51,7 +51,7 @@ async def _mind(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Writt
                 return
             crashes = 1 if live.answered else crashes + 1
             live.answered = False
-            log = logger.bind(task=live.task.id, algorithm=live.task.algorithm)
+            log = log_about(live.task)
             log.opt(exception=fault).error("{}: a defect of creche, please report it", live.task.id)
             if crashes == MAX_CRASHES:
                 live.outcome = ServerFailed(failures=crashes, message=_DEFECT, reason="internal")

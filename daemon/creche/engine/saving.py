@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import trio
-from loguru import logger
 
 from creche.core.assets import Asset
 from creche.core.exchange import Call
 from creche.core.polling import error_wait_s
 from creche.core.reading import Reading
 from creche.core.task import Job, Succeeded
-from creche.engine.live import LiveTask, Tools
+from creche.engine.live import LiveTask, Tools, log_about
 from creche.errors import AnswerError, Outage, ProviderError
 
 ATTEMPTS = 4
@@ -62,6 +61,6 @@ async def _save(live: LiveTask, tools: Tools, number: int, call: Call) -> Asset:
             tools.count("assets", live.algorithm.name, "good")
             return asset
     tools.count("assets", live.algorithm.name, error.code)
-    log = logger.bind(task=live.task.id, algorithm=live.algorithm.name)
+    log = log_about(live.task)
     log.warning("{}: file {} of the result is not saved: {}", live.task.id, number, error)
     return Asset(url=call.url, error=str(error))

@@ -20,7 +20,7 @@ from creche.core.wire import ResolveIn, TaskIn
 from creche.engine.admission import check_cancel, decide
 from creche.engine.clock import Jumps
 from creche.engine.feed import Feed
-from creche.engine.live import Algorithm, LiveTask, Tools
+from creche.engine.live import Algorithm, LiveTask, Tools, log_about
 from creche.engine.minding import mind
 from creche.engine.others import CANCEL, OtherNodes
 from creche.engine.ports import Accept, Accepted, Entry, Save, Write, Written
@@ -366,10 +366,9 @@ class Supervisor:
         self._tools.note_settled(task)
         if self._others is None:
             self._feed.publish(written)  # else it comes from the fleet's feed, in its order
-        log = logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=task.job and task.job.id)
         reason = getattr(task.outcome, "reason", None)
         said = f"{task.status} ({reason})" if reason is not None else task.status
-        log.info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
+        log_about(task).info("{}: {} after {:.1f} s", task.id, said, (task.settled_at or 0.0) - task.accepted_at)
 
     def _rest(self, live: LiveTask) -> None:
         """No child works on it. One that another node has may be here anew already, under the same id."""

@@ -16,7 +16,6 @@ from functools import partial
 
 import msgspec
 import trio
-from loguru import logger
 
 from creche.core import task as rules
 from creche.core.polling import RUNNING, Ask, Decision, End, Fetch, Poller, error_wait_s, outcome_of
@@ -25,7 +24,7 @@ from creche.core.task import DEADLINE, Cancelled, Failed, Job, Outcome, ServerFa
 from creche.engine.batches import GATHER_PART, Batches
 from creche.engine.cancelling import Cancelling
 from creche.engine.create import create_job
-from creche.engine.live import Algorithm, CutOff, LiveTask, Tools
+from creche.engine.live import Algorithm, CutOff, LiveTask, Tools, log_about
 from creche.engine.ports import Poll
 from creche.engine.saving import save_assets, without_assets
 from creche.errors import CredentialsRefused, Outage, ProviderError, Throttled
@@ -380,7 +379,7 @@ class _PollingChild:
             task = msgspec.structs.replace(task, job=job)
         if reading.status.running:
             if not reading.known and self._tools.is_news(f"{task.algorithm}: status {reading.provider_status}"):
-                log = logger.bind(task=task.id, algorithm=task.algorithm)
+                log = log_about(task)
                 log.warning("{}: the recipe does not know status {!r}", task.id, reading.provider_status)
             task = rules.observe(task, RUNNING[reading.status], reading.provider_status, reading.progress)
         else:
