@@ -25,6 +25,7 @@ from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.lease import UNLIMITED, Lease
 from creche.engine.live import NO_WEBHOOKS, Algorithm, Tools, Webhooks
+from creche.engine.outbox import Outbox
 from creche.engine.ports import Heartbeats, Provider
 from creche.engine.pulse import Pulse
 from creche.engine.supervisor import Supervisor
@@ -102,6 +103,8 @@ class Engine:
                 async with trio.open_nursery() as ground:
                     ground.start_soon(self.tools.timetable.run)
                     ground.start_soon(self.pulse.run)
+                    if isinstance(self.tools.webhooks, Outbox):
+                        ground.start_soon(self.tools.webhooks.run)
                     async with trio.open_nursery() as writing:
                         writing.start_soon(self.journal.run)
                         async with trio.open_nursery() as minding:

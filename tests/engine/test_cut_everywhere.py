@@ -19,11 +19,14 @@ from trio.testing import MockClock
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Job, Succeeded, Task
+from creche.core.webhooks import Delivery, Endpoint
+from creche.engine.outbox import CLAIM_S, Outbox, Sent
 from creche.engine.supervisor import Supervisor
 from creche.errors import CreateUncertain, Draining, Outage, Throttled, WrongStatus
 from creche.testing import FakeProvider
 from tests.engine.conftest import Engine
 
+DAY_S = 86400.0
 TASKS = ("first", "second", "endless")
 RUNNING = Reading(status=JobStatus.PROCESSING)
 
@@ -76,6 +79,23 @@ class Careful(FakeProvider):
         return True
 
 
+class Hook:
+    """A receiver of webhooks that refuses the first attempt of each message."""
+
+    def __init__(self) -> None:
+        self.tried: Counter[str] = Counter()
+        self.got: set[str] = set()
+
+    async def __call__(self, endpoint: Endpoint, delivery: Delivery) -> Sent:
+        assert endpoint.name == delivery.endpoint
+        await trio.sleep(0.3)
+        self.tried[delivery.id] += 1
+        if self.tried[delivery.id] == 1:
+            return Sent(500)
+        self.got.add(delivery.id)
+        return Sent(200)
+
+
 async def use(engine: Engine) -> None:
     """What clients do, and do again until it is answered: submit, cancel, wait for the ends."""
     for task_id in TASKS:
@@ -106,8 +126,9 @@ class Steps(trio.abc.Instrument):
             self.acted = True
 
 
-def check_books(engine: Engine, provider: Careful) -> None:
-    """One job and one end for each task, and nothing is held any more."""
+def check_books(engine: Engine, provider: Careful, hook: Hook) -> None:
+    """One job and one end for each task, of which the receiver has heard, and nothing is held any more."""
+    assert (hook.got, engine.store.outbox.count()) == ({f"{task_id}.e" for task_id in TASKS}, (0, 0))
     assert Counter(engine.feed_ids()) == Counter(TASKS)
     ends = [engine.stored(task_id).outcome for task_id in TASKS]
     assert ends == [Succeeded(msgspec.Raw(b"7"))] * 2 + [Cancelled("client")]
@@ -127,7 +148,11 @@ def live_through(number: int, how: str) -> tuple[bool, int]:
     async def run() -> None:
         nonlocal seen
         async with trio.open_nursery() as nursery:
-            engine, provider, clients = Engine(nursery), Careful(), trio.CancelScope()
+            engine, provider, clients, hook = Engine(nursery), Careful(), trio.CancelScope(), Hook()
+            told = {"e": Endpoint(name="e", url="https://u", keys=())}
+            engine.webhooks = lambda: Outbox(
+                engine.journal, hook, told, wall=engine.wall, dice=lambda: 0.5, max_inline=100, keep_s=DAY_S
+            )
 
             def cut() -> None:
                 if how != "client":
@@ -146,8 +171,8 @@ def live_through(number: int, how: str) -> tuple[bool, int]:
                 await (engine.crash() if how == "crash" else engine.stop())
                 await engine.start(algorithm)
             await use(engine)
-            await trio.sleep(1)
-            check_books(engine, provider)
+            await trio.sleep(CLAIM_S + 20)  # what was being sent as it was cut off is sent again only then
+            check_books(engine, provider, hook)
             await engine.stop()
             nursery.cancel_scope.cancel()
 

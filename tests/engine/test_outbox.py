@@ -63,17 +63,15 @@ def endpoints(*names: str) -> dict[str, Endpoint]:
 class Told:
     """An engine whose outcomes are told to `receiver`; `begin` starts both, `crash` ends both."""
 
-    def __init__(self, engine: Engine, nursery: trio.Nursery, receiver: Receiver, *names: str) -> None:
+    def __init__(self, engine: Engine, receiver: Receiver, *names: str) -> None:
         self.engine = engine
         self.receiver = receiver
-        self._nursery = nursery
         self._endpoints = endpoints(*(names or ("e",)))
 
     async def begin(self) -> None:
         engine = self.engine
         engine.webhooks = self._make
         await engine.start(engine.algorithm(FakeProvider(poll=[DONE])))
-        self._nursery.start_soon(self.outbox.run)
 
     def _make(self) -> Outbox:
         engine = self.engine
@@ -89,7 +87,6 @@ class Told:
         return self.outbox
 
     async def crash(self) -> None:
-        self.outbox.stop()
         await self.engine.crash()
 
 
@@ -133,7 +130,7 @@ async def in_place(function: Callable[[], T], /) -> T:
 
 async def test_an_outcome_is_told_at_once(engine: Engine, autojump_clock: object, nursery: trio.Nursery) -> None:
     """And once; what was delivered is gone from the store."""
-    told = Told(engine, nursery, Receiver(), "a", "b")
+    told = Told(engine, Receiver(), "a", "b")
     await told.begin()
     await engine.submit()
     await engine.result()
@@ -164,7 +161,7 @@ async def test_what_was_being_sent_in_a_crash_is_sent_again(
     """Within two minutes: the message was claimed for so long."""
     receiver = Receiver()
     receiver.slow_s = 10.0
-    told = Told(engine, nursery, receiver)
+    told = Told(engine, receiver)
     await told.begin()
     await engine.submit()
     await engine.result()
@@ -216,7 +213,7 @@ async def test_a_store_that_fails_delays_and_loses_nothing(
     """A message whose delivery could not be noted is sent once more."""
     receiver = Receiver()
     receiver.slow_s = 2.0
-    told = Told(engine, nursery, receiver)
+    told = Told(engine, receiver)
     await told.begin()
     await engine.submit()
     await engine.result()
@@ -235,7 +232,7 @@ async def test_only_so_many_are_on_their_way(engine: Engine, autojump_clock: obj
     """And all of them come."""
     receiver = Receiver()
     receiver.slow_s = 1.0
-    told = Told(engine, nursery, receiver)
+    told = Told(engine, receiver)
     await told.begin()
     count = 3 * AT_ONCE
     for number in range(count):
@@ -250,7 +247,7 @@ async def test_a_webhook_that_is_configured_no_more_waits(
     engine: Engine, autojump_clock: object, nursery: trio.Nursery
 ) -> None:
     """It is told once it is there again, under the same name."""
-    told = Told(engine, nursery, Receiver(lambda _: Sent(500)))
+    told = Told(engine, Receiver(lambda _: Sent(500)))
     await told.begin()
     await engine.submit()
     await engine.result()
@@ -270,7 +267,7 @@ async def test_a_callback_is_a_webhook_of_one_task(
     engine: Engine, autojump_clock: object, nursery: trio.Nursery
 ) -> None:
     """Without a secret for callbacks it is refused."""
-    told = Told(engine, nursery, Receiver(), CALLBACK)
+    told = Told(engine, Receiver(), CALLBACK)
     await told.begin()
     task = TaskIn(algorithm="draw", input=b"1", id="t", callback="https://mine/hook")  # type: ignore[arg-type]
     await engine.supervisor.submit(task)
@@ -285,7 +282,7 @@ async def test_a_callback_is_a_webhook_of_one_task(
 
 async def test_a_dropped_task_is_told_of(engine: Engine, autojump_clock: object, nursery: trio.Nursery) -> None:
     """As every other end."""
-    told = Told(engine, nursery, Receiver())
+    told = Told(engine, Receiver())
     engine.store.commit([Accept(make_task("t", status=Status.UNKNOWN))])
     await told.begin()
     await engine.supervisor.resolve("t", ResolveIn(action="drop"))
