@@ -54,6 +54,7 @@ def nodes(url: str, simulator_url: str) -> Iterator[MakeNode]:
             store: str = "",
             files: Mapping[str, str] | None = None,
             command: Sequence[str] = COMMAND,
+            environ: Mapping[str, str] | None = None,
         ) -> Daemon:
             own = folder / f"n{len(made)}"
             own.mkdir()
@@ -62,7 +63,7 @@ def nodes(url: str, simulator_url: str) -> Iterator[MakeNode]:
             sim = ALGORITHM.format(name="sim", recipe="simulator", base=simulator_url)
             config = CONFIG.format(url=url) + store + sim + extra
             socket_path = own / "creche.sock"
-            node = Daemon(own, config, command=command, environ={}, pass_fds=(), socket_path=socket_path)
+            node = Daemon(own, config, command=command, environ=environ or {}, pass_fds=(), socket_path=socket_path)
             for text in AWAY:
                 node.expect(text)
             made.append(node)

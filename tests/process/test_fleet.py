@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.fleet import IMPATIENT, MakeNode, fleet, nodes, tasks_by_node, wait_for_members
+from tests.process.receiver import SECRET, Receiver
 from tests.process.running import eventually
 from tests.redis_servers import AOF, Server, cluster, sentinels, wait_until
 
@@ -101,6 +102,30 @@ def test_a_task_can_be_cancelled_at_any_node(pair: tuple[Daemon, Daemon]) -> Non
     assert other.client.wait(task_id, timeout_s=10)["status"] == "cancelled"
     reply = other.call("POST", f"/v1/tasks/{submit_and_wait(one)}/cancel")
     assert (reply.status, reply.json["code"]) == (409, "wrong_status")
+
+
+def test_any_node_delivers_webhooks(make_node: MakeNode) -> None:
+    """Whoever settled the task may be gone by the time the receiver is back."""
+    receiver = Receiver()
+    receiver.status = 500
+    hook = (
+        f'[webhooks.books]\nurl = "http://127.0.0.1:{receiver.port}/hook"\nsecret = "${{env:SECRET}}"\nprivate = true\n'
+    )
+    one, other = (make_node(hook, environ={"SECRET": SECRET}) for _ in range(2))
+    try:
+        one.start()
+        other.start()
+        task_id = submit_and_wait(one)
+        eventually(lambda: receiver.ids == [f"{task_id}.books"])
+        eventually(lambda: other.client.webhooks()["deliveries"][0].get("attempts") == 1)
+        one.kill()
+        receiver.status = 200
+        assert other.client.retry_webhooks() == []
+        assert other.client.retry_webhooks([f"{task_id}.books"]) == [f"{task_id}.books"]
+        assert receiver.hears(1) == [task_id]
+        eventually(lambda: other.client.webhooks()["pending"] == 0)
+    finally:
+        receiver.end()
 
 
 def test_an_unknown_task_is_resolved_at_any_node(make_node: MakeNode, simulator: Simulator) -> None:
