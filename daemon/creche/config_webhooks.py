@@ -79,6 +79,7 @@ def _read_url(table: Table, environ: Mapping[str, str]) -> Secret | None:
     try:
         parts = urlsplit(url.reveal())
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        good = good and re.fullmatch("[!-~]+", url.reveal()) is not None
     except ValueError:
         good = False
     if not good:

@@ -154,6 +154,14 @@ def test_a_password_in_plain_text_is_a_mistake(tmp_path: Path, url: str) -> None
             "algorithms.x.params.path: expected a number of at most 64 bits",
         ),
         ('[algorithms.x]\nrecipe = "\\u0000.toml"', "algorithms.x.recipe: "),
+        ("[webhooks.x]", "webhooks.x.url: "),
+        ('[webhooks.callback]\nurl = "https://h"', "webhooks.callback: expected a name"),
+        ('[webhooks.x]\nurl = "ftp://h/"', "webhooks.x.url: expected https://HOST/PATH"),
+        ('[webhooks.x]\nurl = "https://h/ü"', "webhooks.x.url: expected https://HOST/PATH"),
+        ('[webhooks.x]\nurl = "https://me:pw@h/"', "webhooks.x.url: the password stands in plain text"),
+        ('[webhooks.x]\nurl = "https://h"\nsecret = "${env:SHORT}"', "webhooks.x.secret: expected whsec_ and 24 to 64"),
+        ('[webhooks.x]\nurl = "https://h"\nstatuses = ["done"]', 'webhooks.x.statuses: "done" is no end of a task'),
+        ('[callbacks]\nold_secret = "${env:GOOD}"', "callbacks.old_secret: is for the time in which"),
         (f"x = {'9' * 5000}", "no valid TOML: "),
         (f"x = {'[' * 5000}", "no valid TOML: "),
     ],
@@ -161,7 +169,8 @@ def test_a_password_in_plain_text_is_a_mistake(tmp_path: Path, url: str) -> None
 def test_what_cannot_be_used_is_a_mistake(tmp_path: Path, text: str, mistake: str) -> None:
     """Never another exception: a reload must survive every file."""
     (tmp_path / "empty").write_text("\n")
-    found = mistakes(text, tmp_path, {"EMPTY": " ", "CREDENTIALS_DIRECTORY": str(tmp_path)})
+    secrets = {"EMPTY": " ", "SHORT": "whsec_bWFk", "GOOD": "whsec_" + 12 * "bWFk"}
+    found = mistakes(text, tmp_path, {**secrets, "CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert found[0].startswith(mistake)
 
 

@@ -289,3 +289,23 @@ async def test_a_dropped_task_is_told_of(engine: Engine, autojump_clock: object,
     await trio.sleep(1)
     assert told.receiver.got == {"t.e": 1}
     nursery.cancel_scope.cancel()
+
+
+async def test_a_defect_of_ours_costs_an_attempt(
+    engine: Engine, autojump_clock: object, nursery: trio.Nursery, errors_logged: list[str]
+) -> None:
+    """It ends neither the daemon nor the message."""
+
+    def fail(_: Delivery) -> Sent:
+        raise ZeroDivisionError
+
+    told = Told(engine, Receiver(fail))
+    await told.begin()
+    await engine.submit()
+    await engine.result()
+    await trio.sleep(1)
+    told.receiver.answers = lambda _: GOOD
+    await trio.sleep(60)
+    assert told.receiver.got == {"t.e": 1}
+    assert errors_logged == ["t.e: cannot be sent, by a defect of creche"]
+    nursery.cancel_scope.cancel()

@@ -34,7 +34,7 @@ JobId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=2000, pattern=_PLAIN, description="the provider's id of a job")
 ]
 
-_URL = r"^https?://[^\x00-\x20\x7f]+(?!\n)$"
+_URL = r"^https?://[!-~]+(?!\n)$"
 
 LabelValue = Annotated[str, msgspec.Meta(max_length=200, pattern=_PLAIN)]
 

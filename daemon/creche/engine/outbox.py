@@ -154,7 +154,11 @@ class Outbox:
         endpoint = self.endpoints.get(delivery.endpoint)
         if endpoint is None:
             return Sent(None, f'the configuration has no webhook "{delivery.endpoint}" any more')
-        return await self._send(endpoint, delivery)
+        try:
+            return await self._send(endpoint, delivery)
+        except Exception:  # noqa: BLE001 - one message must not end the daemon, nor the others
+            logger.exception("{}: cannot be sent, by a defect of creche", delivery.id)
+            return Sent(None, "a defect of creche; see its log")
 
     async def _note(self, delivery: Delivery, sent: Sent) -> None:
         if sent.status is not None and 200 <= sent.status < 300:  # noqa: PLR2004 - HTTP's own
