@@ -13,10 +13,12 @@ import pytest
 from tests.process.running import Daemon, Simulator, eventually
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
     from tests.browser.conftest import Open
 
+LISTEN = Path(__file__).parent.parent.parent / "docs" / "how-to" / "listen.md"
+TOKEN = "geheim"
 MARKUP = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 FRAMES = """async () => {
   const area = document.getElementById("rows"), times = [];
@@ -211,3 +213,31 @@ def test_pictures_for_the_docs(open_page: Open, daemon: Daemon, tmp_path: Path) 
     page = open_page(viewport={"width": 390, "height": 780}, color_scheme="light")
     page.locator("#body a").first.wait_for()
     page.screenshot(path=folder / "dashboard-phone.png")
+
+
+def test_the_program_of_the_docs_resumes(browser: Browser, daemon: Daemon) -> None:
+    """docs/how-to/listen.md, for browsers: by the cursor that it keeps, also over a reload."""
+    [text] = re.findall(r"^```js\n(.+?)^```", LISTEN.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    port = daemon.tcp_url.rpartition(":")[2]
+    program = text.replace("8787", port).replace("&user=u17", f"&user=anna&token={TOKEN}")
+    context = browser.new_context()
+    page = context.new_page()
+    heard: list[str] = []
+    page.on("console", lambda line: heard.append(line.text))
+
+    def listen() -> None:
+        page.goto(f"{daemon.tcp_url}/healthz")
+        page.evaluate(program)
+        page.wait_for_function("() => localStorage.getItem('cursor')")
+
+    listen()
+    submit(daemon, "t1", run="0s")
+    submit(daemon, "t2", user="bert", run="0s")
+    eventually(lambda: page.wait_for_timeout(100) or any("t1 succeeded" in line for line in heard))
+    page.goto("about:blank")
+    submit(daemon, "t3", run="0s")
+    daemon.client.wait("t3")
+    listen()
+    eventually(lambda: page.wait_for_timeout(100) or any("t3 succeeded" in line for line in heard))
+    assert [line.split()[0] for line in heard if "succeeded" in line] == ["t1", "t3"]
+    context.close()
