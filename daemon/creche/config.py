@@ -24,7 +24,7 @@ from creche.config_values import (
     read_route,
     read_secret,
 )
-from creche.config_webhooks import CallbacksSection, WebhookSection, read_callbacks, read_webhooks
+from creche.config_webhooks import CallbacksSection, WebhookSection, read_callbacks, read_url, read_webhooks
 from creche.core.document import Table
 from creche.errors import ConfigError
 
@@ -99,6 +99,13 @@ class UpstreamSection(msgspec.Struct, frozen=True, kw_only=True):
     route: Route
 
 
+class TracesSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Where traces are sent, if anywhere; `secret` lets us in."""
+
+    url: Secret | None
+    secret: Secret | None
+
+
 class LogSection(msgspec.Struct, frozen=True, kw_only=True):
     """The log on stderr."""
 
@@ -122,6 +129,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     algorithms: Mapping[str, AlgorithmSection]
     webhooks: Mapping[str, WebhookSection]
     callbacks: CallbacksSection
+    traces: TracesSection
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -174,6 +182,7 @@ class _Reader:
             ),
             webhooks=read_webhooks(root.table("webhooks"), self._environ),
             callbacks=read_callbacks(root.table("callbacks"), self._environ),
+            traces=self._traces(root.table("traces")),
         )
         tasks.close()
         root.close()
@@ -252,6 +261,12 @@ class _Reader:
             ca_file=self._path(table.text("ca_file")),
             route=read_route(table, self._environ, Route(proxy=None, http2=False)),
         )
+        table.close()
+        return section
+
+    def _traces(self, table: Table) -> TracesSection:
+        url, secret = read_url(table, self._environ), read_secret(table, "secret", self._environ)
+        section = TracesSection(url=url, secret=secret)
         table.close()
         return section
 

@@ -66,6 +66,10 @@ def tables(config: Config) -> Tables:
             "ca_file": str(upstream.ca_file or ""),
             **_route(upstream.route),
         },
+        "traces": {
+            "url": None if config.traces.url is None else masked(config.traces.url.written),
+            "secret": _written(config.traces.secret),
+        },
         "log": {"level": log.level, "format": log.format},
         "tasks": {"max": config.max_tasks, "deadline": format_duration(config.deadline_s)},
         "algorithms": {name: _algorithm(section) for name, section in config.algorithms.items()},

@@ -43,7 +43,7 @@ def read_webhooks(root: Table, environ: Mapping[str, str]) -> dict[str, WebhookS
         table = root.table(name)
         if _NAME.fullmatch(name) is None or name == CALLBACK:
             root.wrong(name, f'expected a name of letters, digits, "-" and "_", other than "{CALLBACK}"')
-        url = _read_url(table, environ)
+        url = read_url(table, environ)
         secret, old_secret = _read_keys(table, environ)
         algorithms = frozenset(table.texts("algorithms"))
         statuses = table.value("statuses", frozenset[Status](), _statuses)
@@ -72,7 +72,8 @@ def read_callbacks(table: Table, environ: Mapping[str, str]) -> CallbacksSection
     return section
 
 
-def _read_url(table: Table, environ: Mapping[str, str]) -> Secret | None:
+def read_url(table: Table, environ: Mapping[str, str]) -> Secret | None:
+    """The `url` of a server that is told something; a password in it must be a reference."""
     url = read_secret(table, "url", environ, whole=False)
     if url is None:
         return None

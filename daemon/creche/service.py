@@ -41,8 +41,8 @@ from creche.service_figures import Engine
 from creche.service_outside import Outside
 from creche.service_parts import address_of, algorithms_of, flatten
 from creche.service_store import apply_retention
+from creche.service_telling import make_outbox, make_traces
 from creche.service_view import View
-from creche.service_webhooks import make_outbox
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -116,6 +116,7 @@ async def serve(
             dice=outside.dice,
             lease=lease,
             webhooks=(outbox := make_outbox(config, outside, journal, upstreams)),
+            traces=(traces := make_traces(config, upstreams, node=node, host=outside.host())),
         )
         feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head, shared=opened.fleet is not None)
         others = OtherNodes(opened.fleet) if opened.fleet is not None else None
@@ -136,6 +137,7 @@ async def serve(
         await ground.start(lag.run)
         ground.start_soon(stream.run)
         ground.start_soon(outbox.run)
+        ground.start_soon(traces.run)
         ground.start_soon(apply_retention, config.store, journal, feed, clock.now)
         async with outside.open_listeners(config) as listeners:
             front_ended = await _begin(ground, front.serve, listeners)

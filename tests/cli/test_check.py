@@ -28,6 +28,7 @@ ENVIRON = {
     "REPLICATE_API_TOKEN": "geheim-4",
     "FAL_KEY": "geheim-5",
     "OPENAI_API_KEY": "geheim-6",
+    "TRACES_TOKEN": "geheim-7",
     "CRECHE_CALLBACK_SECRET": f"whsec_{6 * 'geheim+7'}",
     "CRECHE_CALLBACK_SECRET_OLD": f"whsec_{6 * 'geheim+8'}",
     "BILLING_WEBHOOK_SECRET": f"whsec_{6 * 'geheim+9'}",

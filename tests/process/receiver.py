@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from typing import Any
 
@@ -21,16 +22,25 @@ class Receiver:
         self.status = 200
         self.events: list[dict[str, Any]] = []
         self.ids: list[str] = []
+        self.traces: list[dict[str, Any]] = []
         self.secrets = {"/hook": SECRET, "/callback": OTHER}
         receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/traces":
+                    assert self.headers["Authorization"] == f"Bearer {SECRET}"
+                    receiver.traces.append(json.loads(body))
+                    self._answer()
+                    return
                 event = Webhook(receiver.secrets[self.path]).verify(body, dict(self.headers))
                 receiver.ids.append(self.headers["webhook-id"])
                 if receiver.status == 200:
                     receiver.events.append(event)
+                self._answer()
+
+            def _answer(self) -> None:
                 self.send_response(receiver.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

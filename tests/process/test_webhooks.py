@@ -92,3 +92,16 @@ def test_no_callback_without_a_secret(start_daemon: StartDaemon) -> None:
     task = {"algorithm": "sim", "input": {}, "callback": "http://127.0.0.1/"}
     reply = start_daemon().call("POST", "/v1/tasks", task)
     assert (reply.status, reply.json["errors"][0]["pointer"]) == (400, "/callback")
+
+
+def test_a_trace_of_each_task_reaches_the_collector(start_daemon: StartDaemon, receiver: Receiver) -> None:
+    """As JSON, with what lets the daemon in."""
+    extra = f'[traces]\nurl = "http://127.0.0.1:{receiver.port}/traces"\nsecret = "${{env:SECRET}}"\n'
+    daemon = start_daemon(extra, environ=ENVIRON)
+    submit(daemon, "t1", traceparent=f"00-{32 * 'a'}-{16 * 'b'}-01")
+    eventually(lambda: receiver.traces)
+    spans = receiver.traces[0]["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert [span["name"] for span in spans][:3] == ["task sim", "accepted", "creating"]
+    assert {span["traceId"] for span in spans} == {32 * "a"}
+    assert spans[0]["parentSpanId"] == 16 * "b"
+    assert SECRET not in daemon.log.read_text()

@@ -59,6 +59,13 @@ class Webhooks(Protocol):
         """Some may have been written."""
 
 
+class Traces(Protocol):
+    """Whoever sends traces."""
+
+    def tell(self, task: Task) -> None:
+        """A task has ended."""
+
+
 class _NoWebhooks:
     callbacks = False
 
@@ -118,6 +125,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     told: set[str] = msgspec.field(default_factory=set)
     lease: Lease = UNLIMITED
     webhooks: Webhooks = NO_WEBHOOKS
+    traces: Traces | None = None
     lateness: Histogram = msgspec.field(default_factory=Histogram)
     latency: dict[tuple[str, str], Histogram] = {}
     durations: dict[str, Histogram] = {}
@@ -142,8 +150,10 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         return Settle(task, self.webhooks.about(task))
 
     def note_settled(self, task: Task) -> None:
-        """One more has ended, after so long; its messages are there."""
+        """One more has ended, after so long; its messages are there, and its trace is whole."""
         self.webhooks.look()
+        if self.traces is not None:
+            self.traces.tell(task)
         self.count("settled", task.algorithm, task.status)
         durations = self.durations.get(task.algorithm)
         if durations is None:

@@ -1,10 +1,13 @@
-"""The outbox as the configuration wants it."""
+"""What tells others of outcomes, as the configuration wants it: webhooks and traces."""
 
 from __future__ import annotations
 
+from creche import __version__
 from creche.config import Config
 from creche.core.webhooks import CALLBACK, Endpoint, read_key
+from creche.edges.http_traces import HttpTraces
 from creche.edges.http_webhooks import HttpSender
+from creche.edges.upstream_routes import Sends
 from creche.engine.journal import Journal
 from creche.engine.outbox import Outbox, Sender
 from creche.service_outside import Outside
@@ -24,14 +27,27 @@ def make_outbox(config: Config, outside: Outside, journal: Journal, upstreams: T
     )
 
 
+def make_traces(config: Config, upstreams: Transports, *, node: str, host: str) -> HttpTraces:
+    """What sends traces, where that is wanted."""
+    section = config.traces
+    url = "" if section.url is None else section.url.reveal()
+    headers = () if section.secret is None else (("Authorization", f"Bearer {section.secret.reveal()}"),)
+    about = {"service.name": "creche", "service.version": __version__, "service.instance.id": node, "host.name": host}
+    return HttpTraces(_transport(config, upstreams), url, headers=headers, resource=about)
+
+
 def reconfigure(outbox: Outbox, config: Config, outside: Outside, upstreams: Transports) -> None:
     """From now on as in `config`; what is on its way ends as it began."""
     outbox.reconfigure(_sender(config, outside, upstreams), _endpoints(config))
 
 
 def _sender(config: Config, outside: Outside, upstreams: Transports) -> Sender:
+    return HttpSender(_transport(config, upstreams), outside.wall)
+
+
+def _transport(config: Config, upstreams: Transports) -> Sends:
     proxy = config.upstream.route.proxy
-    return HttpSender(upstreams.get(None if proxy is None else proxy.reveal(), http2=False), outside.wall)
+    return upstreams.get(None if proxy is None else proxy.reveal(), http2=False)
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:
