@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from creche.edges.store_sqlite import SqliteStore
+from creche.engine.ports import Store
+from creche.testing import MemoryStore
+from tests.edges.stores import INLINE, Node
 from tests.redis_servers import BINARY, NOT_KEPT, Server
 
 REDIS = shutil.which("redis-server")
@@ -63,3 +67,18 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     yield server
     server.client.close()
     server.kill()
+
+
+@pytest.fixture(params=["memory", "sqlite", "lasting_valkey", *(["lasting_redis"] if REDIS else [])])
+def every_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An open, empty store of each kind; of Redis where this machine has it."""
+    made: Store = MemoryStore(max_inline=INLINE)
+    if request.param.startswith("lasting"):
+        server: Valkey = request.getfixturevalue(request.param)
+        server.client.flushall()
+        made = Node(server.url, "A").open().store
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path / "creche.db", max_inline=INLINE)
+    made.open()
+    yield made
+    made.close()

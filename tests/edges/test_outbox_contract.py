@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from creche.core import task as tasks
 from creche.core.task import Failed, Job, Succeeded, Task
 from creche.core.webhooks import Delivery
-from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Accept, Entry, Settle, Store
-from creche.testing import MemoryStore, make_task
-from tests.edges.conftest import REDIS, Valkey
-from tests.edges.stores import INLINE, Node
+from creche.testing import make_task
 
 
-@pytest.fixture(params=["memory", "sqlite", "lasting_valkey", *(["lasting_redis"] if REDIS else [])])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """An open, empty store of each kind; of Redis where this machine has it."""
-    made: Store = MemoryStore(max_inline=INLINE)
-    if request.param.startswith("lasting"):
-        server: Valkey = request.getfixturevalue(request.param)
-        server.client.flushall()
-        made = Node(server.url, "A").open().store
-    elif request.param == "sqlite":
-        made = SqliteStore(tmp_path / "creche.db", max_inline=INLINE)
-    made.open()
-    yield made
-    made.close()
+@pytest.fixture
+def store(every_store: Store) -> Store:
+    """Each kind in turn."""
+    return every_store
 
 
 def message(one: str, due_at: float = 10.0, **changes: object) -> Delivery:

@@ -6,8 +6,7 @@ Declared differences: only `SqliteStore` is locked and outlives its process; tes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,12 +14,9 @@ import pytest
 
 from creche.core import task as tasks
 from creche.core.task import Failed, Job, Outcome, ResultFile, Status, Succeeded, Task
-from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Store
 from creche.errors import AlreadySettled, KeyConflict
-from creche.testing import MemoryStore, make_task
-from tests.edges.conftest import REDIS, Valkey
-from tests.edges.stores import Node
+from creche.testing import make_task
 
 WON = Succeeded(msgspec.Raw(b'{"x": 1.50}'))
 LOST = Failed("provider", "no luck")
@@ -43,19 +39,10 @@ def ids(found: list[Task] | Page) -> list[str]:
     return [task.id for task in (found.tasks if isinstance(found, Page) else found)]
 
 
-@pytest.fixture(params=["memory", "sqlite", "lasting_valkey", *(["lasting_redis"] if REDIS else [])])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """An open, empty store of each kind; of Redis where this machine has it."""
-    made: Store = MemoryStore(max_inline=INLINE)
-    if request.param.startswith("lasting"):
-        server: Valkey = request.getfixturevalue(request.param)
-        server.client.flushall()
-        made = Node(server.url, "A").open().store
-    elif request.param == "sqlite":
-        made = SqliteStore(tmp_path / "creche.db", max_inline=INLINE)
-    made.open()
-    yield made
-    made.close()
+@pytest.fixture
+def store(every_store: Store) -> Store:
+    """Each kind in turn."""
+    return every_store
 
 
 # -- accepting ---------------------------------------------------------------------------------------
