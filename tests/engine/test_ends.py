@@ -8,7 +8,8 @@ import trio
 
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
-from creche.core.task import Cancelled, Failed, Job, Status, Succeeded, TimedOut
+from creche.core.task import Cancelled, Failed, Job, Status, Succeeded, TimedOut, settle
+from creche.engine.ports import Settle
 from creche.engine.task_run import LAST_CANCEL_S
 from creche.errors import AnswerError, CredentialsRefused, JobNotFound, Outage
 from creche.testing import FakeProvider
@@ -191,3 +192,20 @@ async def test_a_result_that_was_left_waits_for_the_store(
     engine.store.failing = False
     assert await engine.result(within_s=3) == Succeeded(msgspec.Raw(b'"left"'))
     assert len(errors_logged) == 1
+
+
+async def test_an_outcome_that_is_refused_ends_nothing_else(
+    engine: Engine, autojump_clock: object, errors_logged: list[str]
+) -> None:
+    """Another outcome stands in the store; the daemon goes on."""
+    await engine.start(engine.algorithm(FakeProvider(poll=[RUNNING, RUNNING, DONE])))
+    await engine.submit("t")
+    await trio.sleep(1)
+    task = engine.stored("t")
+    engine.store.commit([Settle(settle(task, Cancelled("client"), 9.0))])
+    await trio.sleep(10)
+    assert len(errors_logged) == 1
+    assert "the outcome was refused" in errors_logged[0]
+    assert isinstance(engine.stored("t").outcome, Cancelled)
+    await engine.submit("u")
+    assert (await engine.at_rest("u")).ended

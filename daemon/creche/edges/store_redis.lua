@@ -26,9 +26,9 @@ end
 
 -- What stands in the way of a write about a task, or nil. `h` is its owner, epoch and seq.
 local function mine(h, epoch)
+  if not is_member(me) then return {'not_member'} end
   if not h[1] then return {'gone'} end
   if h[3] then return {'settled'} end
-  if not is_member(me) then return {'not_member'} end
   if h[1] ~= me or h[2] ~= epoch then return {'not_owner'} end
 end
 
@@ -38,6 +38,11 @@ local function set_status(id, pos, before, status)
     redis.call('ZADD', key('by:status', status), pos, id)
     redis.call('HSET', key('t', id), 's', status)
   end
+end
+
+-- A write that changes nothing: whoever waits until it is kept knows that all is that came before it, by whomever.
+local function prove()
+  redis.call('HINCRBY', KEYS[1], 'probes', 1)
 end
 
 -- Have all nodes look: something is wanted of one of them.
@@ -52,6 +57,7 @@ function moves.accept()
   local first = redis.call('EXISTS', key('t', id)) == 1 and id
   if not first and has_key then first = redis.call('HGET', key('keys'), name) end
   if first then
+    prove()
     local h = redis.call('HMGET', key('t', first), 'r', 'i', 'e')
     return {'stands', h[1], h[2], h[3]}
   end
@@ -95,6 +101,7 @@ function moves.settle()
   local h = redis.call('HMGET', key('t', id), 'o', 'e', 'q', 's', 'p')
   local refusal = mine(h, ARGV[4])
   if refusal and refusal[1] == 'settled' then
+    prove()
     local first = redis.call('HMGET', key('t', id), 'r', 'i')
     return {'settled', h[3], first[1], first[2], h[2]}
   end
@@ -171,7 +178,7 @@ end
 
 -- Nothing, but it proves that the server takes writes.
 function moves.probe()
-  redis.call('HINCRBY', KEYS[1], 'probes', 1)
+  prove()
   return {'good'}
 end
 

@@ -187,8 +187,12 @@ class Fleet:
     # -- whose tasks ---------------------------------------------------------------------------------------
 
     async def _adopt(self, renewal: Renewal) -> None:
-        """Take over what is to be had, as far as there is room."""
+        """Take over what is to be had, as far as there is room, but no longer than until the lease is to be renewed."""
+        until = self._lease.uptime() + RENEW_EVERY_S
         while (room := self._supervisor.room()) > 0:
+            if self._lease.uptime() >= until:
+                self.nudge()
+                return
             tasks = await self._run(lambda: self._membership.adopt(min(room, CLAIM)))
             self.adopted += len(tasks)
             await self._take_in(tasks, renewal)

@@ -18,7 +18,7 @@ from creche.engine.live import LiveTask, Tools, log_about
 from creche.engine.ports import Written
 from creche.engine.saving import save_assets
 from creche.engine.task_run import run_task
-from creche.errors import NotOwner, StoreUnavailable
+from creche.errors import AlreadySettled, NotOwner, StoreUnavailable
 
 MAX_CRASHES = 5
 """Defects of ours in a row before a task is given up; between them it waits as after any error."""
@@ -105,5 +105,7 @@ async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Wri
         )
     except NotOwner:
         live.lost = True
+    except AlreadySettled:
+        return  # what stands was told, and said in the log, by `settled`
     except IllegalMove:
         logger.exception("{}: cannot be settled", live.task.id)
