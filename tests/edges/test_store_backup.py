@@ -123,6 +123,19 @@ def test_a_backup_overwrites_nothing(path: Path, to: Path, taken: str) -> None:
     assert to.with_name(taken).read_text() == "precious"
 
 
+def test_damage_over_many_pages_is_found(path: Path) -> None:
+    """Whether so much can be read still that it is listed, or nothing can."""
+    with opened(path) as store:
+        store.commit([Accept(make_task(f"t{number}", note="x" * 100)) for number in range(200)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20_000] + b"\xaa" * 30_000 + whole[50_000:])
+    try:
+        problems = verify(path)[1]
+    except StartError as exc:
+        problems = [str(exc)]
+    assert problems
+
+
 @pytest.mark.parametrize("content", [None, b"", b"something else" * 100])
 def test_what_is_no_store_is_not_backed_up(path: Path, to: Path, content: bytes | None) -> None:
     """And nothing is left of the attempt."""

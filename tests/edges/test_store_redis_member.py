@@ -169,6 +169,23 @@ def test_a_settled_task_is_nobody_s(node: MakeNode) -> None:
     assert isinstance(a.store.commit([Settle(done)])[0], NotOwner)
 
 
+def test_what_stands_is_proved_to_be_kept(node: MakeNode) -> None:
+    """Whoever repeats a key or an outcome waits for replicas and disk as the first did: the answer needs a write."""
+    a = node("A")
+
+    def writes() -> int:
+        return int(a.server.client.hget(a.server.meta, "probes") or 0)
+
+    [task] = accept(a, "t")
+    done = ended(running(task))
+    before = writes()
+    a.store.commit([Accept(task)])
+    assert writes() == before + 1
+    a.store.commit([Settle(done)])
+    a.store.commit([Settle(done)])
+    assert writes() == before + 2
+
+
 def test_a_task_without_room_waits_for_a_node_that_has_some(node: MakeNode) -> None:
     """By priority, then in order; until then nobody owns it, and nobody can write about it."""
     a, b = node("A"), node("B")

@@ -12,7 +12,7 @@ import trio
 from creche.core.fleet import Member
 from creche.core.task import Cancelled, Status, Task, park_unknown, request_cancel
 from creche.core.wire import ResolveIn
-from creche.engine.fleet import Fleet
+from creche.engine.fleet import CLAIM, Fleet
 from creche.engine.lease import Lease
 from creche.engine.others import ANSWER_S, CANCEL, Link, OtherNodes, Wish
 from creche.engine.ports import Accept, Membership, News, Places, Renewal, Save
@@ -114,4 +114,40 @@ async def test_a_cancel_comes_before_the_create(engine: Engine, autojump_clock: 
     await nursery.start(fleet.run)
     assert await engine.result(within_s=10) == Cancelled("client")
     assert [call.method for call in provider.calls] == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_long_adoption_lets_the_lease_be_renewed(
+    engine: Engine, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """Hundreds of tasks that wait, and a slow server: between two renewals only some are taken."""
+    await engine.start(engine.algorithm(FakeProvider()))
+    ids = [f"t{number}" for number in range(10 * CLAIM)]
+    engine.store.commit([Accept(make_task(task_id)) for task_id in ids])
+    calls: list[str] = []
+
+    class Slow(Rejoining):
+        def renew(self, *given: object) -> Renewal:
+            calls.append("renew")
+            return super().renew(*given)
+
+        def adopt(self, limit: int) -> list[Task]:
+            calls.append("adopt")
+            return super().adopt(limit)
+
+    async def slowly(function: Callable[[], T], /) -> T:
+        await trio.sleep(0.8)
+        return function()
+
+    membership = Slow(engine, b"")
+    membership._waiting = ids
+    link = Link(cast("Membership", membership), slowly, in_place)
+    tools = msgspec.structs.replace(engine.tools, lease=Lease(trio.current_time))
+    about = Member(id="n", host="h", version="1", capacity=1000)
+    fleet = Fleet(OtherNodes(link), supervisor=engine.supervisor, feed=engine.feed, tools=tools, about=about)
+    await nursery.start(fleet.run)
+    await trio.sleep(60)
+    assert membership._waiting == []
+    assert calls.count("adopt") >= 10
+    assert "adopt adopt adopt adopt" not in " ".join(calls)
     nursery.cancel_scope.cancel()

@@ -212,6 +212,9 @@ class FleetChecks(Checks):
         """Look again and again at all that are up."""
         while True:
             await trio.sleep(self._fleet.chance.uniform(1, 15))
+            for one in self._fleet.lives:
+                if one is not None and one.view is not None and one.fault is not None:
+                    raise one.fault  # a node that was up ends only when it is told to
             held = dict.fromkeys(self._limits, 0)
             for life in self._fleet.living:
                 assert life.view is not None

@@ -53,10 +53,6 @@ export class Tasks {
     }
   }
 
-  get(id) {
-    return this.inFlight.get(id) ?? this.ended.get(id);
-  }
-
   // Newest first. The order is kept: most changes are of tasks that are there already.
   sorted(view) {
     const [all, key] = view === "ended" ? [this.ended, "until"] : [this.inFlight, "from"];

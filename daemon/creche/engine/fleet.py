@@ -229,8 +229,9 @@ class Fleet:
         cannot be, the task is missing here, and `_mend` sees it.
         """
         wished = {task_id for task_id, wish in renewal.wishes.items() if _action(wish) == CANCEL}
-        calm = [task for task in tasks if task.id not in wished or task.status in rules.AT_REST]
-        cancelled = [rules.request_cancel(task, "client") for task in tasks if task not in calm]
+        asked = {task.id for task in tasks if task.id in wished and task.status not in rules.AT_REST}
+        calm = [task for task in tasks if task.id not in asked]
+        cancelled = [rules.request_cancel(task, "client") for task in tasks if task.id in asked]
         answers = await self._journal.write_all([(Save(task), None) for task in cancelled])
         kept = [task for task, answer in zip(cancelled, answers, strict=True) if not isinstance(answer, CrecheError)]
         await self._supervisor.take_in([*calm, *kept])
