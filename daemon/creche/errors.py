@@ -136,6 +136,10 @@ class StoreUnavailable(UnavailableError):
     code = "store_unavailable"
 
 
+class TaskLost(StoreUnavailable):
+    """In a fleet: a failover of the server lost the task; the node that minds it puts it back."""
+
+
 class NotOwner(UnavailableError):
     """In a fleet: this node was away for so long that others took its tasks; it begins anew."""
 

@@ -33,7 +33,7 @@ from creche.core.task import Status, Task, set_apart
 from creche.edges.store_redis_outbox import RedisOutbox, known_of
 from creche.edges.store_redis_server import Move, RedisServer, chunks, record_of, task_of
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
-from creche.errors import AlreadySettled, KeyConflict, NotOwner, StartError, TooManyTasks
+from creche.errors import AlreadySettled, KeyConflict, NotOwner, StartError, TaskLost, TooManyTasks
 
 FORMAT = b"1"
 MAX_WAITING = 1_000_000
@@ -134,16 +134,14 @@ class RedisStore:
                     return TooManyTasks(f"{MAX_WAITING} tasks wait for a node with room, as many as may")
                 return Accepted(task, new=True) if word == b"accepted" else _accepted_before(task, task_of(row[1:]))
             case Save():
-                return None
+                return _lost(task) if word == b"gone" else None
             case Settle():
                 return self._settled(task, row)
 
-    def _settled(self, task: Task, row: list[Any]) -> Entry | AlreadySettled:
+    def _settled(self, task: Task, row: list[Any]) -> Entry | AlreadySettled | TaskLost:
         task, _ = set_apart(task, self._max_inline)
         if row[0] == b"gone":
-            return AlreadySettled(
-                f"task {task.id} is not in the store: it never was, or it settled and fell to retention"
-            )
+            return _lost(task)
         seq = int(row[1])
         if row[0] == b"entry":
             self._server.known = max(self._server.known, seq)
@@ -220,6 +218,10 @@ class RedisStore:
 
 
 # -- values --------------------------------------------------------------------------------------------
+
+
+def _lost(task: Task) -> TaskLost:
+    return TaskLost(f"task {task.id} is not in the store: a failover has lost it")
 
 
 def _removal(entry: Entry) -> Move:

@@ -99,6 +99,8 @@ class RedisMembership:
             block_ms = int(wait_s * 1000) or None  # 0 would wait for ever
             found = {name.decode(): rows for name, rows in client.xread(at, count=CHUNK, block=block_ms) or ()}
             entries = list(server.entries(found.get(feed, [])))
+            if entries:
+                server.prove_kept()
         if entries:
             server.known = max(server.known, entries[-1].seq)
         at |= {name: rows[-1][0].decode() for name, rows in found.items()}

@@ -27,7 +27,8 @@ class RedisOutbox:
     def claim(self, now: float, until: float, limit: int) -> list[Delivery]:
         """As `Outbox.claim`."""
         with self._server.errors("written"):
-            _, rows = self._server.move("claim", now, until, limit)
+            # Kept, and with it the outcomes: nobody is told of one that a failover may yet lose.
+            [(_, rows)] = self._server.moves([("claim", now, until, limit)], keep=True)
         return [msgspec.structs.replace(_DECODER.decode(known), body=body) for known, body in rows]
 
     def put_off(self, delivery: Delivery) -> None:

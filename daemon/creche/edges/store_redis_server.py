@@ -119,6 +119,11 @@ class RedisServer:
             self.check_there(row[0] != b"empty")
         return rows
 
+    def prove_kept(self) -> None:
+        """What was read is kept as the settings say; nobody may hear of what a failover may yet lose."""
+        if self._wait_command():
+            self.moves([("probe",)], keep=True)
+
     def check_there(self, there: object) -> None:
         """A server that came up without its data must not be taken for one that has none."""
         if not there:

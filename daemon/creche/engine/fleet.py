@@ -27,9 +27,9 @@ from creche.core.task import Task
 from creche.engine.feed import Feed
 from creche.engine.live import Tools
 from creche.engine.others import CANCEL, OtherNodes, Wish
-from creche.engine.ports import Accept, Accepted, Places, Renewal, Save
+from creche.engine.ports import Places, Renewal, Save
 from creche.engine.supervisor import Supervisor
-from creche.errors import CrecheError, NotOwner, RefusedError, StartError, StoreUnavailable, UnavailableError
+from creche.errors import CrecheError, NotOwner, StartError, StoreUnavailable, UnavailableError
 
 CLAIM = 50
 """Tasks that are adopted at once: few, so that all who have room get their part."""
@@ -41,11 +41,14 @@ PAUSE_S = 0.02
 """Between two questions for news, where the first brought none."""
 
 RETRY_S = 1.0
-LOOK_AT_RESTING_EVERY = 10
-"""Rounds between two looks at tasks that rest."""
+LOOK_EVERY = 10
+"""Rounds between two looks at what numbers do not tell: which tasks are ours, and what became of those that rest."""
 
 MEND_AFTER = 3
 """Rounds in which the store and the memory may differ: what is on its way between them is not amiss."""
+
+MEND = 1000
+"""Tasks that are put back, or taken in, in one round: as many as leave time to renew the lease."""
 
 NUDGED_S = 0.1
 """The least time between two rounds, however much is wanted."""
@@ -179,7 +182,7 @@ class Fleet:
                 self._granting.add(task_id)
                 self._nursery.start_soon(self._grant, task_id, wish)
         await self._mend(renewal)
-        if self._about.beat % LOOK_AT_RESTING_EVERY == 0:
+        if self._about.beat % LOOK_EVERY == 0:
             await self._look_at_those_at_rest()
         if renewal.waiting or renewal.gone:
             await self._adopt(renewal)
@@ -205,24 +208,30 @@ class Fleet:
         """
         lives = self._supervisor.roster.lives
         self._differing = self._differing + 1 if renewal.owned != len(lives) else 0
-        if self._differing < MEND_AFTER:
+        # Equal numbers may hide a task too many and one too few.
+        if self._differing < MEND_AFTER and self._about.beat % LOOK_EVERY:
             return
         self._differing = 0
         before = frozenset(lives)
         owned = frozenset(await self._run(self._membership.owned))
-        missing = owned - before - lives.keys()
+        # What was accepted before that has its place here when this returns, so no task is minded from an old read.
+        await self._journal.flush()
+        missing = sorted(owned - before - lives.keys())
         strange = [task_id for task_id in before - owned if task_id in lives]
         known = {task.id: task for task in await self._supervisor.find(strange)}
         if others := [task_id for task_id, task in known.items() if not task.ended]:
             logger.warning("{} tasks are not this node's any more", len(others))
             self._supervisor.drop(others)
-        for task_id in strange:
-            if task_id not in known:
-                await self._put_back(task_id)
+        lost = [task_id for task_id in strange if task_id not in known]
+        await self._put_back(lost[:MEND])
         if missing:
-            tasks = await self._supervisor.find(missing)
-            logger.warning("{} tasks of this node were not minded", len(tasks))
-            await self._take_in([task for task in tasks if not task.ended and task.id not in lives], renewal)
+            tasks = [task for task in await self._supervisor.find(missing[:MEND]) if not task.ended]
+            if tasks:
+                logger.warning("{} tasks of this node were not minded", len(tasks))
+            await self._take_in([task for task in tasks if task.id not in lives], renewal)
+        if max(len(lost), len(missing)) > MEND:
+            self._differing = MEND_AFTER
+            self.nudge()
 
     async def _take_in(self, tasks: Sequence[Task], renewal: Renewal) -> None:
         """Mind tasks from now on. A cancel that nobody was there to hear of is written before the create; where that
@@ -239,31 +248,26 @@ class Fleet:
     async def _look_at_those_at_rest(self) -> None:
         """A person's decision about an unknown task may be in the store, though its answer was lost."""
         lives = self._supervisor.roster.lives
-        for task in await self._supervisor.find([task_id for task_id, live in lives.items() if live.at_rest]):
+        resting = {task_id: live.task for task_id, live in lives.items() if live.at_rest}
+        for task in await self._supervisor.find(resting):
             live = lives.get(task.id)
-            if live is not None and live.at_rest and task.status is not live.task.status:
+            # Not one that was resolved since: the read may be older than that.
+            if live is None or not live.at_rest or live.task is not resting[task.id]:
+                continue
+            if task.status is not live.task.status:
                 self._supervisor.drop([task.id])
                 if not task.ended:
                     await self._supervisor.take_in([task])
 
-    async def _put_back(self, task_id: str) -> None:
-        """A task that the server has lost. This node is a member, so nobody else has taken it, or ended it."""
-        live = self._supervisor.roster.lives.get(task_id)
-        if live is None or live.task.ended:
+    async def _put_back(self, task_ids: Sequence[str]) -> None:
+        """Tasks that the server has lost. This node is a member, so nobody else has taken them, or ended them."""
+        lives = self._supervisor.roster.lives
+        tasks = [lives[task_id].task for task_id in task_ids if task_id in lives and not lives[task_id].task.ended]
+        if not tasks:
             return
-        logger.warning("{}: the server has lost it; it is put back", task_id)
-        try:
-            answer = await self._journal.write(Accept(live.task))
-        except RefusedError as exc:
-            self._give_up(live.task, str(exc))
-        else:
-            if isinstance(answer, Accepted) and answer.task.id != task_id:
-                self._give_up(live.task, f"its key is that of task {answer.task.id} now")
-
-    def _give_up(self, task: Task, why: str) -> None:
-        """It was submitted anew after it was lost; this line is all that tells of its job."""
-        logger.error("{}: cannot be put back: {}; job {}", task.id, why, task.job and task.job.id)
-        self._supervisor.drop([task.id])
+        logger.warning("the server has lost {} tasks of this node; they are put back", len(tasks))
+        refusals = zip(tasks, await self._journal.put_back(tasks), strict=True)
+        self._supervisor.drop([task.id for task, refusal in refusals if isinstance(refusal, NotOwner)])
 
     # -- what the others do --------------------------------------------------------------------------------
 

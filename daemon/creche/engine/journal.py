@@ -18,8 +18,8 @@ from loguru import logger
 
 from creche.core.histogram import COUNTS, Histogram
 from creche.core.task import Task
-from creche.engine.ports import Outbox, Save, Settle, Store, Write, Written
-from creche.errors import CrecheError, StoreUnavailable
+from creche.engine.ports import Accept, Accepted, Outbox, Save, Settle, Store, Write, Written
+from creche.errors import CrecheError, NotOwner, StoreUnavailable, TaskLost
 
 T = TypeVar("T")
 
@@ -132,23 +132,43 @@ class Journal:
         Cancelled (the daemon stops), what the task has learned is still tried while the journal closes.
         """
         try:
-            await self._write_surely(lambda: Save(record()), None)
+            await self._write_surely(lambda: Save(record()), None, record)
         except trio.Cancelled:
             self.note(record())
             raise
 
-    async def settle_surely(self, settle: Callable[[], Settle], *, then: Callable[[Written], None]) -> None:
-        """Settle a task, likewise. Cancelled while the store fails, the task stays unfinished for the next start."""
-        await self._write_surely(settle, then)
+    async def settle_surely(
+        self, settle: Callable[[], Settle], *, record: Callable[[], Task], then: Callable[[Written], None]
+    ) -> None:
+        """Settle a task, likewise; `record` is the task before that. Cancelled while the store fails, the task stays
+        unfinished for the next start.
+        """
+        await self._write_surely(settle, then, record)
 
-    async def _write_surely(self, write: Callable[[], Write], then: Callable[[Written], None] | None) -> None:
+    async def _write_surely(
+        self, write: Callable[[], Write], then: Callable[[Written], None] | None, record: Callable[[], Task]
+    ) -> None:
         while True:
             try:
                 await self.write(write(), then=then)
+            except TaskLost:
+                [refusal] = await self.put_back([record()])
+                if isinstance(refusal, StoreUnavailable):
+                    await trio.sleep(RETRY_EVERY_S)
+                elif refusal is not None:
+                    raise refusal from None
             except StoreUnavailable:
                 await trio.sleep(RETRY_EVERY_S)
             else:
                 return
+
+    async def put_back(self, tasks: Sequence[Task]) -> list[NotOwner | StoreUnavailable | None]:
+        """Accept unfinished tasks of this node once more, which the server has lost; None for each that is there now.
+
+        `NotOwner` for one that was submitted anew meanwhile: the log then tells of its job, and nothing else does.
+        """
+        answers = await self.write_all([(Accept(task), None) for task in tasks])
+        return [_refusal(task, answer) for task, answer in zip(tasks, answers, strict=True)]
 
     def note(self, task: Task) -> None:
         """Save soon what is nice to find after a restart but need not be waited for; of several notes the last
@@ -229,3 +249,14 @@ class Journal:
         self.commit_s.observe(trio.current_time() - began)
         self.batches.observe(len(writes))
         return answers
+
+
+def _refusal(task: Task, answer: Written | StoreUnavailable) -> NotOwner | StoreUnavailable | None:
+    """What keeps a task from being put back."""
+    if isinstance(answer, Accepted) and answer.task.id == task.id:
+        return None
+    if isinstance(answer, StoreUnavailable | NotOwner):
+        return answer
+    why = f"its key is that of task {answer.task.id} now" if isinstance(answer, Accepted) else str(answer)
+    logger.error("{}: cannot be put back: {}; job {}", task.id, why, task.job and task.job.id)
+    return NotOwner(f"task {task.id} is lost: {why}")

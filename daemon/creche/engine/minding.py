@@ -101,6 +101,7 @@ async def _settle(live: LiveTask, tools: Tools, settled: Callable[[LiveTask, Wri
         # Made anew for every try: a cancel that was answered meanwhile belongs to it.
         await tools.journal.settle_surely(
             lambda: tools.settle(rules.settle(live.task, attributed(outcome, live.task.cancel_reason), now)),
+            record=lambda: live.task,
             then=partial(settled, live),
         )
     except NotOwner:

@@ -18,7 +18,7 @@ from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Task
 from creche.core.way import Way
 from creche.core.webhooks import Delivery
-from creche.errors import AlreadySettled, KeyConflict, NotOwner, TooManyTasks
+from creche.errors import AlreadySettled, KeyConflict, NotOwner, TaskLost, TooManyTasks
 
 
 class Accept(msgspec.Struct, frozen=True):
@@ -34,7 +34,8 @@ class Accept(msgspec.Struct, frozen=True):
 class Save(msgspec.Struct, frozen=True):
     """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone.
 
-    In a fleet `NotOwner` is the answer about a task that another node has taken over; so it is to `Settle`.
+    In a fleet `NotOwner` is the answer about a task that another node has taken over, and `TaskLost` about one that is
+    not there; so they are to `Settle`.
     """
 
     task: Task
@@ -72,7 +73,7 @@ class Entry(msgspec.Struct, frozen=True):
     task: Task
 
 
-Written = Accepted | Entry | None | KeyConflict | AlreadySettled | NotOwner | TooManyTasks
+Written = Accepted | Entry | None | KeyConflict | AlreadySettled | NotOwner | TaskLost | TooManyTasks
 """What a single write was answered with. A refusal is a value here: it concerns one write, not its whole batch."""
 
 

@@ -178,7 +178,9 @@ class Supervisor:
         if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
 
-        def kept(_: Written) -> None:
+        def kept(written: Written) -> None:
+            if isinstance(written, StoreUnavailable):
+                return
             live.cancel_kept = True
             self._rouse(live)
 
@@ -353,7 +355,7 @@ class Supervisor:
             logger.info("{} unfinished tasks are minded again", len(tasks))
 
     def _settled(self, live: LiveTask, written: Written) -> None:
-        if isinstance(written, NotOwner) or live.lost:
+        if isinstance(written, NotOwner | StoreUnavailable) or live.lost:
             return
         self.roster.lives.pop(live.task.id, None)
         if not isinstance(written, Entry):
