@@ -1,6 +1,7 @@
 """What every store promises (`ports.Store`), on each of them.
 
-Declared differences: only `SqliteStore` is locked and outlives its process; test_store_sqlite.py is about that.
+Declared differences: only `SqliteStore` is locked and outlives its process; test_store_sqlite.py is about that. Only
+the store of a fleet can lose a task that it has accepted, in a failover, and tells its owner then (`TaskLost`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from creche.core import task as tasks
 from creche.core.task import Failed, Job, Outcome, ResultFile, Status, Succeeded, Task
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Store
-from creche.errors import AlreadySettled, KeyConflict
+from creche.errors import AlreadySettled, KeyConflict, TaskLost
 from creche.testing import make_task
 
 WON = Succeeded(msgspec.Raw(b'{"x": 1.50}'))
@@ -185,7 +186,9 @@ def test_a_save_does_not_bring_anything_back(store: Store) -> None:
     task = make_task("a")
     fill(store, task)
     store.commit([Settle(settled(task))])
-    assert store.commit([Save(task), Save(make_task("gone"))]) == [None, None]
+    late, gone = store.commit([Save(task), Save(make_task("gone"))])
+    assert late is None
+    assert gone is None or isinstance(gone, TaskLost)
     assert store.get("a") == settled(task)
     assert store.get("gone") is None
     assert store.unfinished() == []
@@ -206,9 +209,9 @@ def test_an_outcome_is_written_once(store: Store) -> None:
 
 
 def test_an_outcome_of_no_task_is_refused(store: Store) -> None:
-    """What retention has removed, or what never was, cannot be settled; the message says so."""
+    """What retention has removed, or what never was, cannot be settled; the message says so. In a fleet it is lost."""
     (answer,) = store.commit([Settle(settled(make_task("a")))])
-    assert isinstance(answer, AlreadySettled)
+    assert isinstance(answer, AlreadySettled | TaskLost)
     assert "not in the store" in str(answer)
     assert store.feed_bounds() == (0, 0)
 

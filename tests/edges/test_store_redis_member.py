@@ -10,8 +10,9 @@ import pytest
 from creche.core import task as tasks
 from creche.core.fleet import Limit
 from creche.core.task import Cancelled, Job, Status, Task
+from creche.edges import store_redis_server
 from creche.engine.ports import Accept, Accepted, Places, Query, Renewal, Save, Settle, Write
-from creche.errors import NotOwner, StoreUnavailable, TooManyTasks
+from creche.errors import NotOwner, StoreUnavailable, TaskLost, TooManyTasks
 from creche.testing import make_task
 from tests.edges.conftest import Valkey
 from tests.edges.stores import Node, member
@@ -184,6 +185,35 @@ def test_what_stands_is_proved_to_be_kept(node: MakeNode) -> None:
     a.store.commit([Settle(done)])
     a.store.commit([Settle(done)])
     assert writes() == before + 2
+
+
+def test_listeners_hear_of_what_is_kept(node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome that a failover may yet lose is no news, and no webhook is sent for it, until replicas have it."""
+    a = node("A")
+    [task] = accept(a, "t")
+    a.store.commit([Settle(ended(running(task)))])
+    monkeypatch.setattr(a.server, "_replicas", 1)
+    monkeypatch.setattr(store_redis_server, "_KEEP_WAIT_MS", 10)
+    with pytest.raises(StoreUnavailable, match="has not kept a write"):
+        a.membership.news(0, Places(), changes=False, wait_s=0)
+    with pytest.raises(StoreUnavailable, match="has not kept a write"):
+        a.store.outbox.claim(now=0.0, until=9.0, limit=5)
+    monkeypatch.setattr(a.server, "_replicas", 0)
+    [entry] = a.membership.news(0, Places(), changes=False, wait_s=0).entries
+    assert entry.task.id == "t"
+
+
+def test_a_lost_task_is_told_to_its_owner(node: MakeNode) -> None:
+    """Who writes about it hears that it is not there, whatever is written; accepted once more it is as it was."""
+    a = node("A")
+    [task] = accept(a, "t")
+    a.server.client.flushall()
+    a.store.open()
+    a.membership.join(member("A"))
+    saved, ended_ = a.store.commit([Save(running(task)), Settle(ended(running(task)))])
+    assert (type(saved), type(ended_)) == (TaskLost, TaskLost)
+    assert a.store.commit([Accept(running(task))]) == [Accepted(running(task), new=True)]
+    assert a.store.get("t") == running(task)
 
 
 def test_a_task_without_room_waits_for_a_node_that_has_some(node: MakeNode) -> None:

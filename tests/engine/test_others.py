@@ -62,6 +62,9 @@ class Rejoining:
             members={}, gone={}, waiting=len(self._waiting), counts={}, wishes=wishes, owned=owned, portions={}
         )
 
+    def owned(self) -> list[str]:
+        return list(self._engine.supervisor.roster.lives)
+
     def adopt(self, limit: int) -> list[Task]:
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         return [task for task in map(self._engine.store.get, taken) if task is not None]

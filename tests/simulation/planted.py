@@ -36,12 +36,14 @@ def settle_before_commit() -> Iterator[None]:
     """An outcome is told before it is on disk: a crash in between takes it back."""
     settle_surely = Journal.settle_surely
 
-    async def early(self: Journal, settle: Callable[[], Settle], *, then: Callable[[Written], None]) -> None:
+    async def early(
+        self: Journal, settle: Callable[[], Settle], *, record: Callable[[], Task], then: Callable[[Written], None]
+    ) -> None:
         _, head = await self.read(lambda store: store.feed_bounds())
         write = settle()
         then(Entry(head + 1, write.task))
         await trio.sleep(0.5)
-        await settle_surely(self, lambda: write, then=lambda _: None)
+        await settle_surely(self, lambda: write, record=record, then=lambda _: None)
 
     with mock.patch.object(Journal, "settle_surely", early):
         yield

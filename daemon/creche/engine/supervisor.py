@@ -179,10 +179,9 @@ class Supervisor:
             live.change(rules.request_cancel(task, "client"))
 
         def kept(written: Written) -> None:
-            if isinstance(written, StoreUnavailable):
-                return
-            live.cancel_kept = True
-            self._rouse(live)
+            if not isinstance(written, StoreUnavailable):
+                live.cancel_kept = True
+                self._rouse(live)
 
         # Also when it was asked for before: that wish may not have reached the disk.
         try:
