@@ -24,7 +24,15 @@ from creche.config_values import (
     read_route,
     read_secret,
 )
-from creche.config_webhooks import CallbacksSection, WebhookSection, read_callbacks, read_url, read_webhooks
+from creche.config_webhooks import (
+    AnalyticsSection,
+    CallbacksSection,
+    WebhookSection,
+    read_analytics,
+    read_callbacks,
+    read_url,
+    read_webhooks,
+)
 from creche.core.document import Table
 from creche.errors import ConfigError
 
@@ -128,6 +136,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     algorithms: Mapping[str, AlgorithmSection]
     webhooks: Mapping[str, WebhookSection]
+    analytics: Mapping[str, AnalyticsSection]
     callbacks: CallbacksSection
     traces: TracesSection
 
@@ -181,6 +190,7 @@ class _Reader:
                 root.table("algorithms"), deadline_s, upstream.route
             ),
             webhooks=read_webhooks(root.table("webhooks"), self._environ),
+            analytics=read_analytics(root.table("analytics"), self._environ),
             callbacks=read_callbacks(root.table("callbacks"), self._environ),
             traces=self._traces(root.table("traces")),
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from creche.config import Config
 from creche.config_algorithms import AlgorithmSection
 from creche.config_values import Route, Secret, masked
-from creche.config_webhooks import WebhookSection
+from creche.config_webhooks import AnalyticsSection, WebhookSection
 from creche.core.document import format_duration, format_rate, format_size
 from creche.plugin import Plugin
 
@@ -74,6 +74,7 @@ def tables(config: Config) -> Tables:
         "tasks": {"max": config.max_tasks, "deadline": format_duration(config.deadline_s)},
         "algorithms": {name: _algorithm(section) for name, section in config.algorithms.items()},
         "webhooks": {name: _webhook(section) for name, section in config.webhooks.items()},
+        "analytics": {name: _collector(section) for name, section in config.analytics.items()},
         "callbacks": {
             "secret": _written(callbacks.secret),
             "old_secret": _written(callbacks.old_secret),
@@ -117,6 +118,15 @@ def _webhook(section: WebhookSection) -> dict[str, object]:
     }
 
 
+def _collector(section: AnalyticsSection) -> dict[str, object]:
+    return {
+        "url": masked(section.url.written),
+        "format": section.form,
+        "secret": _written(section.secret),
+        "algorithms": sorted(section.algorithms),
+    }
+
+
 def _route(route: Route) -> dict[str, object]:
     return {"proxy": "" if route.proxy is None else route.proxy.written, "http2": route.http2}
 
@@ -135,7 +145,7 @@ def _sections(place: str, shown: Mapping[str, object]) -> Iterator[list[str]]:
         if not isinstance(value, Mapping):
             continue
         path = f"{place}{_key(name)}"
-        if place or name not in {"algorithms", "webhooks"}:
+        if place or name not in {"algorithms", "analytics", "webhooks"}:
             yield [f"[{path}]", *(_line(key, item) for key, item in value.items())]
         else:
             yield from _sections(f"{path}.", value)

@@ -1,14 +1,19 @@
-"""The `[webhooks.NAME]` and `[callbacks]` tables: whose servers hear of outcomes, and how they know that it is us."""
+"""The `[webhooks.NAME]`, `[callbacks]` and `[analytics.NAME]` tables: whose servers hear of tasks, and how they know
+that it is us.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from typing import cast, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
 from creche.config_values import Secret, has_plain_password, read_secret
+from creche.core.analytics import Form
 from creche.core.document import Table, suggestion
 from creche.core.task import ENDS, Status
 from creche.core.webhooks import CALLBACK, read_key
@@ -36,6 +41,16 @@ class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True):
     private: bool
 
 
+class AnalyticsSection(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[analytics.NAME]` table. No algorithms: all. `secret` lets us in."""
+
+    name: str
+    url: Secret
+    form: Form
+    secret: Secret | None
+    algorithms: frozenset[str]
+
+
 def read_webhooks(root: Table, environ: Mapping[str, str]) -> dict[str, WebhookSection]:
     """All of them, by name."""
     found = {}
@@ -60,6 +75,27 @@ def read_webhooks(root: Table, environ: Mapping[str, str]) -> dict[str, WebhookS
                 algorithms=algorithms,
                 statuses=statuses,
                 private=private,
+            )
+    return found
+
+
+def read_analytics(root: Table, environ: Mapping[str, str]) -> dict[str, AnalyticsSection]:
+    """All of them, by name."""
+    found = {}
+    for name in root.keys():  # noqa: SIM118 - not a dict
+        table = root.table(name)
+        if _NAME.fullmatch(name) is None:
+            root.wrong(name, 'expected a name of letters, digits, "-" and "_"')
+        url, secret = read_url(table, environ), read_secret(table, "secret", environ)
+        form = table.choice("format", "json", get_args(Form))
+        if form == "sensors" and importlib.util.find_spec("sensorsanalytics") is None:
+            table.wrong("format", 'needs the SDK of Sensors Data, which is missing: pip install "creche[sensors]"')
+        algorithms = frozenset(table.texts("algorithms"))
+        table.required("url", "where to send events")
+        table.close()
+        if url is not None:
+            found[name] = AnalyticsSection(
+                name=name, url=url, form=cast("Form", form), secret=secret, algorithms=algorithms
             )
     return found
 

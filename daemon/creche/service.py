@@ -115,7 +115,7 @@ async def serve(
             clock=clock,
             dice=outside.dice,
             lease=lease,
-            webhooks=(outbox := make_outbox(config, outside, journal, upstreams)),
+            messages=(outbox := make_outbox(config, outside, journal, upstreams)),
             traces=(traces := make_traces(config, upstreams, node=node, host=outside.host())),
         )
         feed = Feed(journal, identity=opened.store.identity, floor=floor, head=head, shared=opened.fleet is not None)

@@ -193,7 +193,8 @@ def algorithms_of(config: Config, upstreams: Transports) -> dict[str, Algorithm]
 def routes_of(config: Config) -> list[Settings]:
     """The transports that are needed, as `Upstreams` knows them: those of the algorithms, and of who tells others."""
     routes = [_settings(section) for section in config.algorithms.values()]
-    if config.webhooks or config.callbacks.secret is not None or config.traces.url is not None:
+    told = config.webhooks or config.analytics or config.callbacks.secret is not None or config.traces.url is not None
+    if told:
         proxy = config.upstream.route.proxy
         routes.append((None if proxy is None else proxy.reveal(), False))
     return routes

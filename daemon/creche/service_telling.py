@@ -1,9 +1,10 @@
-"""What tells others of outcomes, as the configuration wants it: webhooks and traces."""
+"""What tells others of outcomes, as the configuration wants it: webhooks, analytics and traces."""
 
 from __future__ import annotations
 
 from creche import __version__
 from creche.config import Config
+from creche.core.analytics import PREFIX, Collector
 from creche.core.webhooks import CALLBACK, Endpoint, read_key
 from creche.edges.http_traces import HttpTraces
 from creche.edges.http_webhooks import HttpSender
@@ -50,8 +51,8 @@ def _transport(config: Config, upstreams: Transports) -> Sends:
     return upstreams.get(None if proxy is None else proxy.reveal(), http2=False)
 
 
-def _endpoints(config: Config) -> dict[str, Endpoint]:
-    endpoints = {
+def _endpoints(config: Config) -> dict[str, Endpoint | Collector]:
+    endpoints: dict[str, Endpoint | Collector] = {
         section.name: Endpoint(
             name=section.name,
             url=section.url.reveal(),
@@ -62,6 +63,15 @@ def _endpoints(config: Config) -> dict[str, Endpoint]:
         )
         for section in config.webhooks.values()
     }
+    for section in config.analytics.values():
+        name = PREFIX + section.name
+        endpoints[name] = Collector(
+            name=name,
+            url=section.url.reveal(),
+            form=section.form,
+            secret="" if section.secret is None else section.secret.reveal(),
+            algorithms=section.algorithms,
+        )
     callbacks = config.callbacks
     keys = tuple(read_key(one.reveal()) for one in (callbacks.secret, callbacks.old_secret) if one is not None)
     if callbacks.secret is not None:

@@ -20,7 +20,7 @@ from creche.service_outside import Outside
 from creche.service_parts import Transports, algorithms_of, routes_of
 from creche.service_telling import reconfigure
 
-RELOADABLE = frozenset({"algorithms", "callbacks", "deadline_s", "source", "webhooks"})
+RELOADABLE = frozenset({"algorithms", "analytics", "callbacks", "deadline_s", "source", "webhooks"})
 """Everything else needs a restart, which costs no task anything."""
 
 

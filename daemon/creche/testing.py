@@ -144,9 +144,10 @@ class MemoryStore:
         match write:
             case Accept(task):
                 return self._accept(task)
-            case Save(task):
+            case Save(task, deliveries):
                 if task.id in self._tasks and task.id not in self._seqs:
                     self._tasks[task.id] = task
+                    self.outbox.put(deliveries)
                 return None
             case Settle(task, deliveries):
                 is_first = task.id in self._tasks and task.id not in self._seqs

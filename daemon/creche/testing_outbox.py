@@ -17,8 +17,9 @@ class MemoryOutbox:
         self._rows: dict[str, Delivery] = {}
 
     def put(self, deliveries: Sequence[Delivery]) -> None:
-        """What a settle brings."""
-        self._rows.update({delivery.id: delivery for delivery in deliveries})
+        """What a write brings; one that is there stays as it is."""
+        for delivery in deliveries:
+            self._rows.setdefault(delivery.id, delivery)
 
     def claim(self, now: float, until: float, limit: int) -> list[Delivery]:
         """What is due."""
@@ -29,19 +30,21 @@ class MemoryOutbox:
             self._rows[row.id] = msgspec.structs.replace(row, due_at=until)
         return claimed
 
-    def put_off(self, delivery: Delivery) -> None:
+    def put_off(self, deliveries: Sequence[Delivery]) -> None:
         """Attempts, error, due_at."""
         self._check()
-        row = self._rows.get(delivery.id)
-        if row is not None:
-            self._rows[row.id] = msgspec.structs.replace(
-                row, due_at=delivery.due_at, attempts=delivery.attempts, error=delivery.error
-            )
+        for delivery in deliveries:
+            row = self._rows.get(delivery.id)
+            if row is not None:
+                self._rows[row.id] = msgspec.structs.replace(
+                    row, due_at=delivery.due_at, attempts=delivery.attempts, error=delivery.error
+                )
 
-    def done(self, delivery_id: str) -> None:
-        """It goes."""
+    def done(self, ids: Sequence[str]) -> None:
+        """They go."""
         self._check()
-        self._rows.pop(delivery_id, None)
+        for one in ids:
+            self._rows.pop(one, None)
 
     def listed(self, limit: int) -> list[Delivery]:
         """Given up, newest first; then pending, soonest first."""

@@ -69,7 +69,7 @@ def endpoint(receiver: Receiver, *, public_only: bool = False, host: str = "127.
 
 async def test_the_receiver_gets_the_exact_bytes_signed(receiver: Receiver, send: HttpSender) -> None:
     """The official library says so."""
-    assert await send(endpoint(receiver), DELIVERY) == (204, "", None)
+    assert await send(endpoint(receiver), [DELIVERY]) == (204, "", None)
     assert receiver.heads[0][""] == "POST /hook?k=1 HTTP/1.1"
     assert receiver.heads[0]["content-type"] == "application/json"
     assert receiver.bodies == [BODY]
@@ -79,9 +79,9 @@ async def test_the_receiver_gets_the_exact_bytes_signed(receiver: Receiver, send
 async def test_each_answer_has_its_meaning(receiver: Receiver, send: HttpSender) -> None:
     """A status is told as it is; a redirect is not followed, Retry-After is read."""
     receiver.answer = b"HTTP/1.1 503 x\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"
-    assert await send(endpoint(receiver), DELIVERY) == (503, "", 120.0)
+    assert await send(endpoint(receiver), [DELIVERY]) == (503, "", 120.0)
     receiver.answer = b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n"
-    sent = await send(endpoint(receiver), DELIVERY)
+    sent = await send(endpoint(receiver), [DELIVERY])
     assert (sent.status, "redirects are not followed" in sent.error) == (302, True)
     assert len(receiver.heads) == 2
 
@@ -89,7 +89,7 @@ async def test_each_answer_has_its_meaning(receiver: Receiver, send: HttpSender)
 async def test_one_that_is_away_is_told_in_words(receiver: Receiver, send: HttpSender) -> None:
     """Without the path and query, which may hold a secret."""
     gone = Endpoint(name="e", url="http://127.0.0.1:1/hook?k=geheim", keys=(read_key(SECRET),), public_only=False)
-    sent = await send(gone, DELIVERY)
+    sent = await send(gone, [DELIVERY])
     assert sent.status is None
     assert sent.error.startswith("http://127.0.0.1:1: ")
     assert "geheim" not in sent.error
@@ -98,7 +98,7 @@ async def test_one_that_is_away_is_told_in_words(receiver: Receiver, send: HttpS
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.0.0.1"])  # noqa: S104
 async def test_no_address_of_ours_is_asked(receiver: Receiver, send: HttpSender, host: str) -> None:
     """Neither by number nor by name, unless the configuration allows it."""
-    sent = await send(endpoint(receiver, public_only=True, host=host), DELIVERY)
+    sent = await send(endpoint(receiver, public_only=True, host=host), [DELIVERY])
     assert sent.status is None
     assert sent.error
     assert receiver.heads == []

@@ -24,7 +24,7 @@ from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.journal import Journal
 from creche.engine.lease import UNLIMITED, Lease
-from creche.engine.live import NO_WEBHOOKS, Algorithm, Tools, Webhooks
+from creche.engine.live import NO_MESSAGES, Algorithm, Messages, Tools
 from creche.engine.outbox import Outbox
 from creche.engine.ports import Heartbeats, Provider
 from creche.engine.pulse import Pulse
@@ -60,7 +60,7 @@ class Engine:
         self.max_tasks = 10_000
         self.lease: Lease = UNLIMITED
         self.dice: Callable[[], float] = lambda: 0.5
-        self.webhooks: Callable[[], Webhooks] = lambda: NO_WEBHOOKS
+        self.messages: Callable[[], Messages] = lambda: NO_MESSAGES
         self.slept_s = 0.0
         """For how long the machine has slept; Trio's clock stood still then."""
         self.clock_set_by_s = 0.0
@@ -88,7 +88,7 @@ class Engine:
             clock=Clock(wall=lambda: self.wall() + self.clock_set_by_s, uptime=self._uptime),
             dice=self.dice,
             lease=self.lease,
-            webhooks=self.webhooks(),
+            messages=self.messages(),
         )
         self.supervisor = Supervisor(self.tools, self.feed, self.algorithms, max_tasks=self.max_tasks)
         self._scope = trio.CancelScope()
@@ -103,8 +103,8 @@ class Engine:
                 async with trio.open_nursery() as ground:
                     ground.start_soon(self.tools.timetable.run)
                     ground.start_soon(self.pulse.run)
-                    if isinstance(self.tools.webhooks, Outbox):
-                        ground.start_soon(self.tools.webhooks.run)
+                    if isinstance(self.tools.messages, Outbox):
+                        ground.start_soon(self.tools.messages.run)
                     async with trio.open_nursery() as writing:
                         writing.start_soon(self.journal.run)
                         async with trio.open_nursery() as minding:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
+from creche.core.analytics import Collector
 from creche.core.polling import Rhythm
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Job, Succeeded, Task
@@ -86,7 +87,8 @@ class Hook:
         self.tried: Counter[str] = Counter()
         self.got: set[str] = set()
 
-    async def __call__(self, endpoint: Endpoint, delivery: Delivery) -> Sent:
+    async def __call__(self, endpoint: Endpoint | Collector, deliveries: Sequence[Delivery]) -> Sent:
+        [delivery] = deliveries
         assert endpoint.name == delivery.endpoint
         await trio.sleep(0.3)
         self.tried[delivery.id] += 1
@@ -150,7 +152,7 @@ def live_through(number: int, how: str) -> tuple[bool, int]:
         async with trio.open_nursery() as nursery:
             engine, provider, clients, hook = Engine(nursery), Careful(), trio.CancelScope(), Hook()
             told = {"e": Endpoint(name="e", url="https://u", keys=())}
-            engine.webhooks = lambda: Outbox(
+            engine.messages = lambda: Outbox(
                 engine.journal, hook, told, wall=engine.wall, dice=lambda: 0.5, max_inline=100, keep_s=DAY_S
             )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
 
+from creche.core.analytics import Collector
 from creche.core.reading import JobStatus, Reading
 from creche.core.task import Job, Status, Succeeded, begin_job, settle
 from creche.core.webhooks import CALLBACK, DELAYS_S, Delivery, Endpoint
@@ -41,8 +42,9 @@ class Receiver:
         self.slow_s = 0.0
         self.at_once = self.most_at_once = 0
 
-    async def __call__(self, endpoint: Endpoint, delivery: Delivery) -> Sent:
-        assert endpoint.keys
+    async def __call__(self, endpoint: Endpoint | Collector, deliveries: Sequence[Delivery]) -> Sent:
+        assert isinstance(endpoint, Endpoint)
+        [delivery] = deliveries
         self.tried[delivery.id] += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -70,7 +72,7 @@ class Told:
 
     async def begin(self) -> None:
         engine = self.engine
-        engine.webhooks = self._make
+        engine.messages = self._make
         await engine.start(engine.algorithm(FakeProvider(poll=[DONE])))
 
     def _make(self) -> Outbox:
@@ -255,7 +257,7 @@ async def test_a_webhook_that_is_configured_no_more_waits(
     told.outbox.reconfigure(told.receiver, {})
     await trio.sleep(100)
     [waiting] = engine.store.outbox.listed(10)
-    assert waiting.error == 'the configuration has no webhook "e" any more'
+    assert waiting.error == 'the configuration has no endpoint "e" any more'
     told.receiver.answers = lambda _: GOOD
     told.outbox.reconfigure(told.receiver, endpoints("e"))
     await trio.sleep(1000)

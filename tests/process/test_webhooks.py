@@ -87,6 +87,29 @@ def test_what_waits_is_listed(start_daemon: StartDaemon, receiver: Receiver) -> 
     assert receiver.hears(1) == ["t1"]
 
 
+def test_events_go_to_collectors(start_daemon: StartDaemon, receiver: Receiver) -> None:
+    """Of each task that its job was made, and that it has ended, beside the webhook; a kill loses none."""
+    collector = f"""
+[analytics.any]
+url = "http://127.0.0.1:{receiver.port}/events"
+
+[analytics.sensors]
+url = "http://127.0.0.1:{receiver.port}/sa"
+format = "sensors"
+"""
+    daemon = start_daemon(CONFIG.format(port=receiver.port, private="true") + collector, environ=ENVIRON)
+    submit(daemon, "t1", user="u")
+    assert receiver.hears(1) == ["t1"]
+    daemon.kill()
+    daemon.start()
+    eventually(lambda: daemon.client.webhooks()["pending"] == 0, within_s=30)
+    bodies = [(path, body) for path, _, body in receiver.requests]
+    events = {event["id"] for path, body in bodies if path == "/events" for event in json.loads(body)}
+    assert events == {"t1.created", "t1.settled"}
+    assert all(body.startswith(b"data_list=") for path, body in bodies if path == "/sa")
+    assert "/sa" in dict(bodies)
+
+
 def test_no_callback_without_a_secret(start_daemon: StartDaemon) -> None:
     """It could not be told from a forgery."""
     task = {"algorithm": "sim", "input": {}, "callback": "http://127.0.0.1/"}

@@ -45,6 +45,16 @@ local function prove()
   redis.call('HINCRBY', KEYS[1], 'probes', 1)
 end
 
+-- Messages, from an argument on; of each: id, when it is due, what is known of it, body. One that is there stays.
+local function put_messages(from)
+  for n = from, #ARGV, 4 do
+    if redis.call('EXISTS', key('d', ARGV[n])) == 0 then
+      redis.call('ZADD', key('outbox'), ARGV[n + 1], ARGV[n])
+      redis.call('HSET', key('d', ARGV[n]), 'm', ARGV[n + 2], 'b', ARGV[n + 3])
+    end
+  end
+end
+
 -- Have all nodes look: something is wanted of one of them.
 local function ring()
   redis.call('XADD', key('bell'), 'MAXLEN', '~', 100, '*', 'b', '')
@@ -82,7 +92,7 @@ function moves.accept()
   return {'accepted'}
 end
 
--- id, epoch, status, record
+-- id, epoch, status, record, and of each message about it what `put_messages` takes
 function moves.save()
   local id, status = ARGV[3], ARGV[5]
   local h = redis.call('HMGET', key('t', id), 'o', 'e', 'q', 's', 'p')
@@ -91,11 +101,12 @@ function moves.save()
   redis.call('HSET', key('t', id), 'r', ARGV[6])
   set_status(id, h[5], h[4], status)
   redis.call('XADD', key('changes'), 'MAXLEN', '~', 1000, '*', 't', id)
+  put_messages(7)
   return {'saved'}
 end
 
 -- id, epoch, status, record, "1" with a result apart, result, the least number that the entry may have, and of each
--- message about it: id, when it is due, what is known of it, body
+-- message about it what `put_messages` takes
 function moves.settle()
   local id = ARGV[3]
   local h = redis.call('HMGET', key('t', id), 'o', 'e', 'q', 's', 'p')
@@ -115,10 +126,7 @@ function moves.settle()
   redis.call('XADD', key('feed'), seq .. '-0', 't', id)
   redis.call('ZREM', key('owned', me), id)
   redis.call('HDEL', key('wishes'), id)
-  for n = 10, #ARGV, 4 do
-    redis.call('ZADD', key('outbox'), ARGV[n + 1], ARGV[n])
-    redis.call('HSET', key('d', ARGV[n]), 'm', ARGV[n + 2], 'b', ARGV[n + 3])
-  end
+  put_messages(10)
   return {'entry', seq}
 end
 

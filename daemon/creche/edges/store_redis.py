@@ -25,11 +25,12 @@ is safe: an accept finds its own task, a save is the same again, a settle gives 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, assert_never
 
 from creche.core.task import Status, Task, set_apart
+from creche.core.webhooks import Delivery
 from creche.edges.store_redis_outbox import RedisOutbox, known_of
 from creche.edges.store_redis_server import Move, RedisServer, chunks, record_of, task_of
 from creche.engine.ports import PAGE_BYTES, Accept, Accepted, Entry, Page, Query, Save, Settle, Write, Written
@@ -112,15 +113,14 @@ class RedisStore:
                     *(owner, MAX_WAITING, task.priority),
                     *_indexes(task),
                 ]
-            case Save(task):
-                return ("save", task.id, task.epoch, task.status, record_of(task))
+            case Save(task, deliveries):
+                return ("save", task.id, task.epoch, task.status, record_of(task), *_messages(deliveries))
             case Settle(task, deliveries):
                 task, result = set_apart(task, self._max_inline)
                 # By the clock, so that a failover that loses outcomes does not give their numbers to others.
                 least = max(int(self._wall() * _MICRO), self._server.known + 1)
                 end = ("settle", task.id, task.epoch, task.status, record_of(task))
-                messages = [part for one in deliveries for part in (one.id, one.due_at or 0.0, known_of(one), one.body)]
-                return (*end, int(result is not None), result or b"", least, *messages)
+                return (*end, int(result is not None), result or b"", least, *_messages(deliveries))
             case _:
                 assert_never(write)
 
@@ -218,6 +218,10 @@ class RedisStore:
 
 
 # -- values --------------------------------------------------------------------------------------------
+
+
+def _messages(deliveries: Iterable[Delivery]) -> list[str | float | bytes]:
+    return [part for one in deliveries for part in (one.id, one.due_at or 0.0, known_of(one), one.body)]
 
 
 def _lost(task: Task) -> TaskLost:

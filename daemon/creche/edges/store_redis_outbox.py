@@ -31,16 +31,19 @@ class RedisOutbox:
             [(_, rows)] = self._server.moves([("claim", now, until, limit)], keep=True)
         return [msgspec.structs.replace(_DECODER.decode(known), body=body) for known, body in rows]
 
-    def put_off(self, delivery: Delivery) -> None:
+    def put_off(self, deliveries: Sequence[Delivery]) -> None:
         """As `Outbox.put_off`."""
-        due = "" if delivery.due_at is None else delivery.due_at
+        moves = [
+            ("put_off", one.id, "" if one.due_at is None else one.due_at, known_of(one), one.since)
+            for one in deliveries
+        ]
         with self._server.errors("written"):
-            self._server.moves([("put_off", delivery.id, due, known_of(delivery), delivery.since)], keep=True)
+            self._server.moves(moves, keep=True)
 
-    def done(self, delivery_id: str) -> None:
+    def done(self, ids: Sequence[str]) -> None:
         """As `Outbox.done`."""
         with self._server.errors("written"):
-            self._server.moves([("drop", delivery_id)], keep=True)
+            self._server.moves([("drop", *ids)], keep=True)
 
     def listed(self, limit: int) -> list[Delivery]:
         """As `Outbox.listed`."""

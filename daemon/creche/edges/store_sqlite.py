@@ -105,11 +105,13 @@ class SqliteStore:
                 match write:
                     case Accept(task):
                         answers.append(_accept(db, task))
-                    case Save(task):
-                        db.execute(
+                    case Save(task, deliveries):
+                        saved = db.execute(
                             "UPDATE tasks SET status = ?, record = ? WHERE id = ? AND seq IS NULL",
                             (task.status, _record(task), task.id),
                         )
+                        if saved.rowcount:
+                            put_into_outbox(db, deliveries)
                         answers.append(None)
                     case Settle(task, deliveries):
                         answer = self._settle(db, task, head + 1)

@@ -1,4 +1,4 @@
-"""The outbox in the store's SQLite file. Its rows are written by the transaction that settles their task."""
+"""The outbox in the store's SQLite file. Its rows are written by the transaction that writes what they tell of."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class SqliteOutbox:
             db.executemany("UPDATE outbox SET due_at = ? WHERE id = ?", ((until, row[0]) for row in rows))
         return list(_deliveries(rows))
 
-    def put_off(self, delivery: Delivery) -> None:
+    def put_off(self, deliveries: Sequence[Delivery]) -> None:
         """As `Outbox.put_off`."""
-        values = (delivery.due_at, delivery.attempts, delivery.error, delivery.id)
+        values = [(one.due_at, one.attempts, one.error, one.id) for one in deliveries]
         with self._transaction() as db:
-            db.execute("UPDATE outbox SET due_at = ?, attempts = ?, error = ? WHERE id = ?", values)
+            db.executemany("UPDATE outbox SET due_at = ?, attempts = ?, error = ? WHERE id = ?", values)
 
-    def done(self, delivery_id: str) -> None:
+    def done(self, ids: Sequence[str]) -> None:
         """As `Outbox.done`."""
         with self._transaction() as db:
-            db.execute("DELETE FROM outbox WHERE id = ?", (delivery_id,))
+            db.executemany("DELETE FROM outbox WHERE id = ?", ((one,) for one in ids))
 
     def listed(self, limit: int) -> list[Delivery]:
         """As `Outbox.listed`."""

@@ -230,7 +230,7 @@ class _Creation:
         # In the log first: should the store fail for good, this line is all that tells of the job.
         log = log_about(live.task)
         log.info("{}: job {} created", live.task.id, reading.job)
-        await tools.journal.save_surely(lambda: live.task)
+        await tools.journal.save_surely(lambda: live.task, tools.messages.about(live.task))
         if reading.status.running or reading.to_fetch:
             return None
         outcome = outcome_of(reading, live.task.cancel_reason)

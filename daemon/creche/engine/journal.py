@@ -18,6 +18,7 @@ from loguru import logger
 
 from creche.core.histogram import COUNTS, Histogram
 from creche.core.task import Task
+from creche.core.webhooks import Delivery
 from creche.engine.ports import Accept, Accepted, Outbox, Save, Settle, Store, Write, Written
 from creche.errors import CrecheError, NotOwner, StoreUnavailable, TaskLost
 
@@ -125,14 +126,15 @@ class Journal:
         """Write many in as few commits as possible, each answered on its own; refusals are values here."""
         return await self._request(writes) if writes else []
 
-    async def save_surely(self, record: Callable[[], Task]) -> None:
-        """Save a task; while the store is unavailable try again: it waits in memory, nothing is given up.
+    async def save_surely(self, record: Callable[[], Task], messages: tuple[Delivery, ...] = ()) -> None:
+        """Save a task, and messages about it; while the store is unavailable try again: it waits in memory, nothing is
+        given up.
 
         Each try asks `record` for what is to be written now: an old state must not overwrite what came meanwhile.
-        Cancelled (the daemon stops), what the task has learned is still tried while the journal closes.
+        Cancelled (the daemon stops), what the task has learned is still tried while the journal closes, but no message.
         """
         try:
-            await self._write_surely(lambda: Save(record()), None, record)
+            await self._write_surely(lambda: Save(record(), messages), None, record)
         except trio.Cancelled:
             self.note(record())
             raise

@@ -22,7 +22,7 @@ from creche.engine.feed import Updates
 from creche.engine.gate import Gate
 from creche.engine.journal import Journal
 from creche.engine.lease import UNLIMITED, Lease
-from creche.engine.ports import AssetSaver, Provider, Settle
+from creche.engine.ports import AssetSaver, Provider, Save, Settle
 from creche.engine.pulse import Pulse
 from creche.engine.timetable import Alarm, Timetable
 from creche.errors import ProviderError
@@ -45,15 +45,15 @@ def log_about(task: Task) -> Logger:
     return logger.bind(task=task.id, algorithm=task.algorithm, user=task.user, job=job, trace=task.trace_id)
 
 
-class Webhooks(Protocol):
-    """Whoever tells users' servers of outcomes."""
+class Messages(Protocol):
+    """Whoever tells other servers of tasks: webhooks, and collectors of events."""
 
     @property
     def callbacks(self) -> bool:
         """Whether tasks may name a server of their own."""
 
     def about(self, task: Task) -> tuple[Delivery, ...]:
-        """The messages to be written together with a task's outcome."""
+        """The messages to be written together with a task's outcome, or with its job."""
 
     def look(self) -> None:
         """Some may have been written."""
@@ -66,7 +66,7 @@ class Traces(Protocol):
         """A task has ended."""
 
 
-class _NoWebhooks:
+class _NoMessages:
     callbacks = False
 
     def about(self, _: Task) -> tuple[Delivery, ...]:
@@ -76,7 +76,7 @@ class _NoWebhooks:
         return
 
 
-NO_WEBHOOKS: Webhooks = _NoWebhooks()
+NO_MESSAGES: Messages = _NoMessages()
 
 
 class CutOff(Exception):
@@ -124,7 +124,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counter[tuple[str, str, str]] = msgspec.field(default_factory=Counter)
     told: set[str] = msgspec.field(default_factory=set)
     lease: Lease = UNLIMITED
-    webhooks: Webhooks = NO_WEBHOOKS
+    messages: Messages = NO_MESSAGES
     traces: Traces | None = None
     lateness: Histogram = msgspec.field(default_factory=Histogram)
     latency: dict[tuple[str, str], Histogram] = {}
@@ -145,13 +145,17 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         """One more."""
         self.counts[event, algorithm, result] += 1
 
+    def begin(self, task: Task) -> Save:
+        """The write of a task that may have its job now, and of the messages about it."""
+        return Save(task, self.messages.about(task))
+
     def settle(self, task: Task) -> Settle:
         """The write of a task with its outcome, and of the messages about it."""
-        return Settle(task, self.webhooks.about(task))
+        return Settle(task, self.messages.about(task))
 
     def note_settled(self, task: Task) -> None:
         """One more has ended, after so long; its messages are there, and its trace is whole."""
-        self.webhooks.look()
+        self.messages.look()
         if self.traces is not None:
             self.traces.tell(task)
         self.count("settled", task.algorithm, task.status)

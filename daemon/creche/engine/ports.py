@@ -32,13 +32,15 @@ class Accept(msgspec.Struct, frozen=True):
 
 
 class Save(msgspec.Struct, frozen=True):
-    """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone.
+    """Write: the new state of an unfinished task. Answered with None; ignored if the task is settled or gone. The
+    `deliveries` are written with it, or not at all.
 
     In a fleet `NotOwner` is the answer about a task that another node has taken over, and `TaskLost` about one that is
     not there; so they are to `Settle`.
     """
 
     task: Task
+    deliveries: tuple[Delivery, ...] = ()
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -110,11 +112,11 @@ class Outbox(Protocol):
         `until`.
         """
 
-    def put_off(self, delivery: Delivery) -> None:
-        """Take over attempts, error and `due_at` of a message that is there; None gives it up."""
+    def put_off(self, deliveries: Sequence[Delivery]) -> None:
+        """Take over attempts, error and `due_at` of messages that are there; None gives one up."""
 
-    def done(self, delivery_id: str) -> None:
-        """The message was delivered: it goes."""
+    def done(self, ids: Sequence[str]) -> None:
+        """The messages were delivered: they go."""
 
     def listed(self, limit: int) -> list[Delivery]:
         """Messages without their bodies: those that were given up, the newest first, and then the pending ones."""

@@ -52,7 +52,7 @@ class Roster:
     def admit(self, task_in: TaskIn) -> Task:
         """The record of a new task. Raises `InvalidRequest`, `UnknownAlgorithm`."""
         tools = self._tools
-        return admit(task_in, self._algorithms, tools.wall(), callbacks=tools.webhooks.callbacks)
+        return admit(task_in, self._algorithms, tools.wall(), callbacks=tools.messages.callbacks)
 
     def algorithm(self, name: str) -> Algorithm:
         """An algorithm, whether configured or not."""

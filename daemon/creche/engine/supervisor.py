@@ -207,7 +207,7 @@ class Supervisor:
         # In force at once: a second decision, or a cancel, meets the task as it will be, not an unknown one.
         fresh = self.roster.register(task := rules.remember(decided, task, self._tools.wall()))
         try:
-            await self._tools.journal.write(Save(task), then=lambda _: self._start(fresh))
+            await self._tools.journal.write(self._tools.begin(task), then=lambda _: self._start(fresh))
         except CrecheError:
             self._rest(fresh)
             self.roster.lives[task_id] = live
