@@ -107,13 +107,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 def config_keys(asked: set[tuple[str, str]], folder: Path) -> dict[str, set[str]]:
     """The keys of the configuration by their tables, as its reader asks for them."""
     path = folder / "config.toml"
-    path.write_text('[algorithms.NAME]\nrecipe = "simulator"\n[webhooks.NAME]\n', encoding="utf-8")
+    path.write_text('[algorithms.NAME]\nrecipe = "simulator"\n[webhooks.NAME]\n[analytics.NAME]\n', encoding="utf-8")
     with suppress(ConfigError):  # what is required of a webhook is missing
         config.load(path, {"HOME": "/"})
     keys: dict[str, set[str]] = {}
     for file, place in asked:
         table, _, key = place.rpartition(".")
-        if file == path.name and table and place not in {"algorithms.NAME", "webhooks.NAME"}:
+        if file == path.name and table and place not in {"algorithms.NAME", "analytics.NAME", "webhooks.NAME"}:
             keys.setdefault(table, set()).add(key)
     return keys
 
@@ -130,8 +130,9 @@ def test_the_example_has_every_key_of_the_configuration(asked: set[tuple[str, st
     keys = config_keys(asked, tmp_path)
     text = (ROOT / "config.toml").read_text(encoding="utf-8")
     data = tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
-    shown = {table: set(data[table]) for table in data if table not in {"algorithms", "webhooks"}}
+    shown = {table: set(data[table]) for table in data if table not in {"algorithms", "analytics", "webhooks"}}
     shown["webhooks.NAME"] = set(data["webhooks"]["billing"])
+    shown["analytics.NAME"] = set(data["analytics"]["warehouse"])
     shown["algorithms.NAME"] = {*data["algorithms"]["rehearsal"], "plugin"}  # which takes the recipe's place
     assert shown == keys
 

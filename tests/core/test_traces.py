@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from creche.core import task as tasks
-from creche.core.task import Failed, Job, Moment, Outcome, Status, Succeeded, Task
+from creche.core.task import Answered, Failed, Job, Moment, Outcome, Status, Succeeded, Task
 from creche.core.traces import attributes, context_of, document, spans
 from creche.testing import make_task
 
@@ -34,7 +34,7 @@ def values(span: dict[str, Any]) -> dict[str, str]:
 def test_each_status_is_a_span_within_the_task_s() -> None:
     """With its times, and the provider's word."""
     task = ended(Succeeded())
-    whole, *parts = spans(task)
+    whole, *parts, settling = spans(task)
     assert (whole["name"], whole["startTimeUnixNano"], whole["endTimeUnixNano"]) == (
         "task draw",
         "99000000000",
@@ -58,6 +58,31 @@ def test_each_status_is_a_span_within_the_task_s() -> None:
     assert {(part["traceId"], part["parentSpanId"]) for part in parts} == {(whole["traceId"], whole["spanId"])}
     assert len({span["spanId"] for span in (whole, *parts)}) == 5
     assert "parentSpanId" not in whole
+    assert (settling["name"], settling["startTimeUnixNano"]) == ("settle", "103000000000")
+
+
+def test_requests_are_spans_of_a_client() -> None:
+    """Those whose answers are kept, as long as they took; not those for many tasks at once. Then it is settled."""
+    answers = (
+        Answered(101.5, "create", "queued", 1.25),
+        Answered(104.0, "poll", "running"),
+        Answered(109.0, "poll", "done", 0.5),
+        Answered(109.5, "fetch", "done", 0.25),
+    )
+    task = msgspec.structs.replace(ended(Succeeded()), answers=answers)
+    requests = spans(task)[5:]
+    assert [(span["name"], span["kind"], span["startTimeUnixNano"], span["endTimeUnixNano"]) for span in requests] == [
+        ("create", 3, "100250000000", "101500000000"),
+        ("poll", 3, "108500000000", "109000000000"),
+        ("fetch", 3, "109250000000", "109500000000"),
+        ("settle", 1, "109500000000", "110000000000"),
+    ]
+    assert [values(span) for span in requests[:3]] == [
+        {"creche.answer": "queued"},
+        {"creche.answer": "done"},
+        {"creche.answer": "done"},
+    ]
+    assert len({span["spanId"] for span in spans(task)}) == len(spans(task))
 
 
 def test_a_trace_that_was_begun_goes_on() -> None:
@@ -94,4 +119,4 @@ def test_a_document_has_all_spans_and_who_sends_them() -> None:
     [resource] = found["resourceSpans"]
     assert resource["resource"]["attributes"] == attributes({"service.name": "creche"})
     [scope] = resource["scopeSpans"]
-    assert (scope["scope"]["name"], len(scope["spans"])) == ("creche", 5)
+    assert (scope["scope"]["name"], len(scope["spans"])) == ("creche", 6)

@@ -179,6 +179,18 @@ class Moment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     provider_status: str | None = None
 
 
+class Answered(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the provider said to a request, when, and after how long; None where many tasks were asked for at once."""
+
+    at: float
+    request: str
+    said: str
+    seconds: float | None = None
+
+
+MAX_ANSWERS = 8
+MAX_SAID = 200
+
 MAX_STORY = 40
 """Moments that are kept of a task: of a job that goes to and fro the last ones."""
 
@@ -191,7 +203,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     `key` came with the same content. `sent` is there while nobody knows whether the create arrived. `deadline_at` is
     set when the job begins; before that only `deadline_s` counts. `fetching` is what the provider said of a job that
     is over, while its result is yet to be fetched. In a fleet `epoch` tells how often it was taken over: what was
-    written by an owner of before is refused. `story` tells what it went through between its acceptance and its end.
+    written by an owner of before is refused. `story` tells what it went through between its acceptance and its end,
+    `answers` what the provider said last.
     """
 
     # what the client said
@@ -221,6 +234,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     cancel_reason: str | None = None
     note: str = ""
     story: tuple[Moment, ...] = ()
+    answers: tuple[Answered, ...] = ()
     outcome: Outcome | None = None
     settled_at: float | None = None
 
@@ -250,6 +264,14 @@ def remember(task: Task, before: Task, now: float) -> Task:
         return task
     moment = Moment(now, task.status, task.provider_status)
     return _replace(task, story=(*task.story[-MAX_STORY + 1 :], moment))
+
+
+def hear(task: Task, answered: Answered) -> Task:
+    """Keep what the provider said. The same once more stands for both, with the newer times."""
+    kept = task.answers
+    if kept and (kept[-1].request, kept[-1].said) == (answered.request, answered.said):
+        kept = kept[:-1]
+    return _replace(task, answers=(*kept[-MAX_ANSWERS + 1 :], answered))
 
 
 def begin_create(task: Task, now: float, way: str) -> Task:

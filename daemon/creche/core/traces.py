@@ -1,4 +1,5 @@
-"""A task as a trace, told when it has ended: its life is the span, each status that it came to a span within.
+"""A task as a trace, told when it has ended: its life is the span, each status that it came to a span within. So are
+the requests whose answers the record has, of polls that were answered alike the last one, and the settling.
 
 Everything follows from the record, so that a trace is whole though the daemon was restarted in the midst of it, and
 costs nothing before the end. The form is OTLP in JSON (https://opentelemetry.io/docs/specs/otlp/), the ids are those of
@@ -16,7 +17,7 @@ import msgspec
 
 from creche.core.task import Moment, Status, Succeeded, Task
 
-_INTERNAL = 1
+_INTERNAL, _CLIENT = 1, 3
 _OK, _ERROR = 1, 2
 _SAMPLED = 0x01
 
@@ -63,22 +64,44 @@ def spans(task: Task) -> list[dict[str, Any]]:
     whole = {
         **ids,
         "name": f"task {task.algorithm}",
-        **_times(moments[0], moments[-1]),
+        **_times(moments[0].at, moments[-1].at),
         "attributes": attributes(about),
         "status": status,
     }
     parts = [
         {
             **ids,
-            "spanId": hashlib.sha256(f"{context.span} {number}".encode()).hexdigest()[:16],
+            "spanId": _span_id(f"{context.span} {number}"),
             "parentSpanId": context.span,
             "name": now.status.value,
-            **_times(now, after),
+            **_times(now.at, after.at),
             "attributes": attributes({"creche.job.status": now.provider_status}),
         }
         for number, (now, after) in enumerate(pairwise(moments))
     ]
-    return [whole, *parts]
+    requests = [
+        {
+            **ids,
+            "spanId": _span_id(f"{context.span} {answered.request} {number}"),
+            "parentSpanId": context.span,
+            "kind": _CLIENT,
+            "name": answered.request,
+            **_times(answered.at - answered.seconds, answered.at),
+            "attributes": attributes({"creche.answer": answered.said}),
+        }
+        for number, answered in enumerate(task.answers)
+        if answered.seconds is not None
+    ]
+    last = max([moments[-2].at, *(answered.at for answered in task.answers)])
+    settling = {
+        **ids,
+        "spanId": _span_id(f"{context.span} settle"),
+        "parentSpanId": context.span,
+        "name": "settle",
+        **_times(last, task.settled_at),
+        "attributes": [],
+    }
+    return [whole, *parts, *requests, settling]
 
 
 def document(batch: Iterable[dict[str, Any]], resource: Mapping[str, str]) -> bytes:
@@ -94,8 +117,12 @@ def attributes(values: Mapping[str, str | None]) -> list[dict[str, Any]]:
     return [{"key": key, "value": {"stringValue": value}} for key, value in values.items() if value is not None]
 
 
-def _times(start: Moment, end: Moment) -> dict[str, str]:
-    return {"startTimeUnixNano": _nanoseconds(start.at), "endTimeUnixNano": _nanoseconds(max(start.at, end.at))}
+def _span_id(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _times(start: float, end: float) -> dict[str, str]:
+    return {"startTimeUnixNano": _nanoseconds(start), "endTimeUnixNano": _nanoseconds(max(start, end))}
 
 
 def _nanoseconds(unix_s: float) -> str:

@@ -18,7 +18,18 @@ import msgspec
 from creche.core.assets import Asset
 from creche.core.document import parse_duration, suggestion
 from creche.core.exchange import Response
-from creche.core.task import Cancelled, Failed, Moment, ResultFile, ServerFailed, Status, Succeeded, Task, TimedOut
+from creche.core.task import (
+    Answered,
+    Cancelled,
+    Failed,
+    Moment,
+    ResultFile,
+    ServerFailed,
+    Status,
+    Succeeded,
+    Task,
+    TimedOut,
+)
 from creche.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -95,13 +106,22 @@ class MomentOut(msgspec.Struct, frozen=True, omit_defaults=True):
     job_status: str | None = None
 
 
+class AnsweredOut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the provider said: its word for the job's state, or what went wrong."""
+
+    at: datetime
+    request: str
+    said: str
+    seconds: float | None = None
+
+
 class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A task as clients see it. Fields without a value are left out.
 
     `result` (and `partial`) come with `succeeded`, or instead `result_file` when it is large: `GET …/result` has it
     then; `assets` are its files, where they are saved; `reason` and `message` with every other end. `condition`,
     `failures`, `last_error` and `heartbeat_at` are there while a child minds the task. `story` (asked for) has its
-    moments in order, from the acceptance to the end.
+    moments in order, from the acceptance to the end; with it come the last `answers` of the provider.
     """
 
     id: str
@@ -133,6 +153,7 @@ class TaskOut(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     heartbeat_at: datetime | None = None
     input: msgspec.Raw | None = None
     story: tuple[MomentOut, ...] = ()
+    answers: tuple[AnsweredOut, ...] = ()
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -328,6 +349,7 @@ def task_out(task: Task, live: Live | None = None, *, with_input: bool = False, 
         heartbeat_at=moment(live.heartbeat_at),
         input=task.input if with_input else None,
         story=_story_out(task) if with_story else (),
+        answers=tuple(map(_answered_out, task.answers)) if with_story else (),
     )
 
 
@@ -336,6 +358,10 @@ def _story_out(task: Task) -> tuple[MomentOut, ...]:
     if task.settled_at is not None:
         moments.append(Moment(task.settled_at, task.status))
     return tuple(MomentOut(utc(moment.at), moment.status, moment.provider_status) for moment in moments)
+
+
+def _answered_out(answered: Answered) -> AnsweredOut:
+    return AnsweredOut(utc(answered.at), answered.request, answered.said, answered.seconds)
 
 
 def _outcome_out(task: Task) -> tuple[str | None, str, msgspec.Raw | None, bool]:

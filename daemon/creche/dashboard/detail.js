@@ -82,6 +82,7 @@ export class Detail {
       this.facts(task),
       element("h3", {}, "Story"),
       story(task),
+      ...answers(task),
       ...this.result(task, shown),
       ...(task.input === undefined ? [] : [folded("Input", pretty(task.input), open.has("Input"))]),
       this.buttons(task),
@@ -157,6 +158,13 @@ function story(task) {
     return element("li", {}, element("time", {datetime: now.at, title: now.at}, clock(now.at)), badge(now.status),
       now.job_status ? element("q", {}, now.job_status) : null, ended ? null : element("small", {}, lasted));
   }));
+}
+
+function answers(task) {
+  if (!task.answers?.length) return [];
+  return [element("h3", {}, "Last answers of the provider"), element("ol", {class: "story"}, ...task.answers.map((one) =>
+    element("li", {}, element("time", {datetime: one.at, title: one.at}, clock(one.at)), element("b", {}, one.request),
+      element("q", {}, one.said), one.seconds === undefined ? null : element("small", {}, `${one.seconds.toFixed(3)} s`))))];
 }
 
 const pretty = (value) => JSON.stringify(value, null, 2);

@@ -38,9 +38,11 @@ class Cancelling:
                 await self._tools.journal.write(Save(live.task))
                 live.cancel_kept = True
             self.agreed = await live.algorithm.provider.cancel(live.task.job)
+            live.hear("cancel", "agreed" if self.agreed else "refused")
         except StoreUnavailable:
             return
         except ProviderError as exc:
+            live.hear("cancel", str(exc))
             live.stumble(exc, failures)
             return
         self.refused = not self.agreed

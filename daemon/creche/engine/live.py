@@ -11,10 +11,12 @@ import msgspec
 import trio
 from loguru import logger
 
+from creche.core import task as rules
 from creche.core.histogram import LONG_SECONDS, Histogram
 from creche.core.polling import CONDITIONS, Decision, End, Rhythm
+from creche.core.reading import Reading
 from creche.core.reconcile import Doubt, Policy, Step, next_step
-from creche.core.task import Outcome, Succeeded, Task, remember
+from creche.core.task import MAX_SAID, Answered, Outcome, Succeeded, Task, remember
 from creche.core.webhooks import Delivery
 from creche.core.wire import Live
 from creche.engine.clock import Clock
@@ -243,16 +245,29 @@ class LiveTask:
                 self.on_wire = None
         raise CutOff("the daemon stopped while the request was on the wire")
 
-    async def timed(self, request: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """What `ask` returns; how long that took is kept, also when it raises."""
+    async def timed(self, request: str, ask: Callable[[], Awaitable[Reading]]) -> Reading:
+        """What `ask` returns; how long that took is kept, also when it raises, and what the provider said."""
         began = trio.current_time()
+        said = ""
         try:
-            return await ask()
+            reading = await ask()
+            said = reading.provider_status or reading.status
+        except ProviderError as exc:
+            said = str(exc)
+            raise
+        else:
+            return reading
         finally:
+            if said:
+                self.hear(request, said, round(trio.current_time() - began, 3))
             latency = self._tools.latency.get((self.algorithm.name, request))
             if latency is None:
                 latency = self._tools.latency[self.algorithm.name, request] = Histogram()
             latency.observe(trio.current_time() - began)
+
+    def hear(self, request: str, said: str, seconds: float | None = None) -> None:
+        """The provider has said something: it is kept with the record, and reaches the disk with it."""
+        self.task = rules.hear(self.task, Answered(self._tools.wall(), request, said[:MAX_SAID], seconds))
 
     def let_go(self) -> None:
         """The daemon stops: what the children do ends here, and the job goes on without them."""

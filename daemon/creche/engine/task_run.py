@@ -270,6 +270,8 @@ class _PollingChild:
         self._note_good()
         reading = self._cancel.seen(reading)
         if reading is not self._seen:
+            if together is not None:
+                live.hear("poll", reading.provider_status or reading.status)
             self._observe(reading)
             self._seen = reading
         decision = self._poller.good(
@@ -317,10 +319,9 @@ class _PollingChild:
         """What the polls have in common until the configuration is read again or an answer brings values to keep."""
         live = self._live
         assert live.task.job is not None, "polling begins when the job is known"  # noqa: S101
-        self._algorithm, self._job, self._seen = live.algorithm, live.task.job, None
+        self._algorithm, self._job, self._seen, self._news = live.algorithm, live.task.job, None, False
         self._poller.rhythm = live.algorithm.rhythm
         self._abandon()
-        self._news = False
         self._poll = live.algorithm.provider.poll_of(live.task.job)
         return self._poll
 
