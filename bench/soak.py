@@ -21,8 +21,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from creche.client import Client
 from minding import _ready, _rss_mib, _start, _wait_for
+
+from creche.client import Client
 
 CONFIG = """\
 [socket]
@@ -62,10 +63,10 @@ class Outcomes(threading.Thread):
 
     def run(self) -> None:
         """Until the program ends."""
-        for message in self._client.watch(since="oldest"):
-            if message["type"] == "result":
-                self.times[message["task"]["id"]] += 1
-                self.ends[message["task"]["status"]] += 1
+        for page in self._client.follow("oldest"):
+            for task in page["results"]:
+                self.times[task["id"]] += 1
+                self.ends[task["status"]] += 1
 
 
 def main() -> int:
@@ -123,7 +124,7 @@ def _soak(
     samples.append(_look(pid, "end", time.monotonic() - began, submitted, len(outcomes.times)))
     _tell(samples[-1])
     with urllib.request.urlopen(f"{provider}/v1/stats?tags=1") as answer:  # noqa: S310 - our own
-        jobs = json.load(answer)["tags"]
+        jobs = json.load(answer)
     return samples, list(_problems(samples, outcomes, jobs, submitted))
 
 
