@@ -15,6 +15,7 @@ from creche.config import load
 from creche.engine.journal import CLOSE_GRACE_S
 from creche.engine.supervisor import ON_WIRE_GRACE_S
 from creche.service import FLUSH_S
+from creche.service_watchdog import STATUS_EVERY_S
 
 UNITS = Path(__file__).parent.parent / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
@@ -67,11 +68,11 @@ def test_a_bad_configuration_is_not_tried_again(service: dict[str, list[str]]) -
 
 
 def test_readiness_is_told(service: dict[str, list[str]]) -> None:
-    """The daemon notifies; systemd 252 knows this type, and not notify-reload. No watchdog is fed yet."""
+    """The daemon notifies; systemd 252 knows this type, and not notify-reload. The watchdog waits for four meals."""
     assert service["Type"] == ["notify"]
     assert service["NotifyAccess"] == ["main"]
     assert service["ExecReload"] == ["kill -HUP $MAINPID"]
-    assert "WatchdogSec" not in service
+    assert float(service["WatchdogSec"][0]) >= 4 * STATUS_EVERY_S
 
 
 def test_the_folders_are_where_the_daemon_looks(service: dict[str, list[str]], socket: dict[str, list[str]]) -> None:

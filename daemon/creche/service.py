@@ -22,7 +22,7 @@ from creche import __version__
 from creche.config import Config, load
 from creche.core.fleet import Member
 from creche.edges import logs
-from creche.edges.systemd import Notifier, take_sockets
+from creche.edges.systemd import Notifier, take_sockets, watchdog_s
 from creche.engine.clock import Clock
 from creche.engine.feed import Feed, Updates
 from creche.engine.fleet import Fleet
@@ -43,6 +43,7 @@ from creche.service_parts import address_of, algorithms_of, flatten
 from creche.service_store import apply_retention
 from creche.service_telling import make_outbox, make_traces
 from creche.service_view import View
+from creche.service_watchdog import tell_of_start
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -57,7 +58,8 @@ def run(path: Path | None) -> int:
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     faults: list[Exception] = []
     try:
-        trio.run(_serve_until_signalled, config, notifier, Outside(take_sockets(os.environ)))
+        limit_s = watchdog_s(os.environ)
+        trio.run(_serve_until_signalled, config, notifier, limit_s, Outside(take_sockets(os.environ)))
     except* StartError as group:
         faults += flatten(group)
     if faults:
@@ -65,7 +67,7 @@ def run(path: Path | None) -> int:
     return 0
 
 
-async def _serve_until_signalled(config: Config, notifier: Notifier, outside: Outside) -> None:
+async def _serve_until_signalled(config: Config, notifier: Notifier, limit_s: float | None, outside: Outside) -> None:
     stop = trio.Event()
     for number in SIGNALS:
         # What holds again once the receiver is closed: the kernel drops what comes during a stop, which is bounded
@@ -73,20 +75,26 @@ async def _serve_until_signalled(config: Config, notifier: Notifier, outside: Ou
         signal.signal(number, signal.SIG_IGN)
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as received:
-            view: View = await nursery.start(serve, config, stop, outside)
+            async with trio.open_nursery() as starting:
+                starting.start_soon(tell_of_start, notifier)
+                view: View = await nursery.start(serve, config, stop, outside)
+                starting.cancel_scope.cancel()
             # What is alive now stays: the collector need not walk through it again and again (design §10).
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
             notifier.ready(view.summary())
-            async for received_number in received:
-                if received_number != signal.SIGHUP:
-                    break
-                notifier.reloading()
-                view.reload()
-                notifier.ready(view.summary())
-        notifier.stopping()
-        stop.set()
+            async with trio.open_nursery() as living:
+                living.start_soon(view.tell_of_life, notifier, limit_s)
+                async for received_number in received:
+                    if received_number != signal.SIGHUP:
+                        break
+                    notifier.reloading()
+                    view.reload()
+                    notifier.ready(view.summary())
+                notifier.stopping()
+                stop.set()
+                living.cancel_scope.cancel()
 
 
 async def serve(

@@ -11,15 +11,18 @@ from creche import __version__
 from creche.config import Config
 from creche.core import wire, wire_status
 from creche.core.fleet import decode_member
-from creche.core.task import ENDS
+from creche.core.task import ENDS, Status
 from creche.edges.metrics import Metrics, Snapshot
 from creche.edges.stream import Stream
+from creche.edges.systemd import Notifier
 from creche.errors import ConfigError
 from creche.service_figures import Engine, Figures
 from creche.service_outside import Outside
 from creche.service_parts import Transports, algorithms_of, routes_of
 from creche.service_telling import reconfigure
+from creche.service_watchdog import tell_of_life
 
+MAX_SUMMARY = 500
 RELOADABLE = frozenset({"algorithms", "analytics", "callbacks", "deadline_s", "source", "webhooks"})
 """Everything else needs a restart, which costs no task anything."""
 
@@ -56,8 +59,20 @@ class View:
         self.addresses: list[str] = []
 
     def summary(self) -> str:
-        """One line for systemd and the log."""
-        return f"tasks: {self._figures.tasks().total()}, listeners: {self._count_listeners()}"
+        """One line for systemd and the log: how much goes on, and what is wrong."""
+        counts = self._figures.tasks()
+        conditions = self._supervisor.roster.conditions()
+        wrong = [
+            *([f"{number} unknown"] if (number := counts[Status.UNKNOWN]) else []),
+            *(f"{name}: {number} {what}" for name, found in conditions.items() for what, number in found.items()),
+            *self._figures.faults(),
+        ]
+        said = f"tasks: {counts.total()}, listeners: {self._count_listeners()}"
+        return "; ".join([said, *wrong]).replace("\n", " ")[:MAX_SUMMARY]
+
+    async def tell_of_life(self, notifier: Notifier, watchdog_s: float | None) -> None:
+        """Feed the watchdog of the service manager, as long as all is well."""
+        await tell_of_life(notifier, watchdog_s, self.summary, self._tools.journal, self._tools.timetable)
 
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""

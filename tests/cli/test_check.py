@@ -29,6 +29,7 @@ ENVIRON = {
     "FAL_KEY": "geheim-5",
     "OPENAI_API_KEY": "geheim-6",
     "TRACES_TOKEN": "geheim-7",
+    "EVENTS_TOKEN": "geheim-8",
     "CRECHE_CALLBACK_SECRET": f"whsec_{6 * 'geheim+7'}",
     "CRECHE_CALLBACK_SECRET_OLD": f"whsec_{6 * 'geheim+8'}",
     "BILLING_WEBHOOK_SECRET": f"whsec_{6 * 'geheim+9'}",
@@ -187,15 +188,15 @@ def test_a_path_may_name_a_home_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_check_prints_toml(creche: Run, tmp_path: Path) -> None:
-    """Without mistakes what is in force is printed as TOML; with --json as one object with real types."""
+    """With --print what is in force is printed as TOML; with --json as one object with real types."""
     path = tmp_path / "config.toml"
     path.write_text('[algorithms.rehearsal]\nrecipe = "simulator"\n')
-    ran = creche("check", "--config", str(path))
+    ran = creche("check", "--config", str(path), "--print")
     assert (ran.code, ran.err) == (0, "")
     data = tomllib.loads(ran.out)
     assert data["tcp"] | {"enabled": True, "port": 8787} == data["tcp"]
     assert data["store"]["keep_for"] == "30d"
-    (value,) = creche("check", "--config", str(path), "--json").values
+    (value,) = creche("check", "--config", str(path), "--print", "--json").values
     assert value["tcp"]["token"] is None
     assert value["algorithms"] == {"rehearsal": data["algorithms"]["rehearsal"] | {"secret": None}}
 

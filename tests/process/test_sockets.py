@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -134,7 +135,9 @@ def test_service_manager_is_told(start_daemon: StartDaemon, short_tmp: Path, eve
         manager.bind(str(short_tmp / "notify.sock"))
         manager.settimeout(10)
         daemon = start_daemon(environ={"NOTIFY_SOCKET": str(short_tmp / "notify.sock")})
+        assert manager.recv(4096).startswith(b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=starting")
         assert manager.recv(4096).startswith(b"READY=1\nSTATUS=tasks: 0")
+        assert manager.recv(4096).startswith(b"WATCHDOG=1\nSTATUS=tasks: 0")
         daemon.reload()
         assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert manager.recv(4096).startswith(b"READY=1\n")
@@ -148,8 +151,13 @@ def test_not_ready_before_recovery(start_daemon: StartDaemon, short_tmp: Path) -
         manager.bind(str(short_tmp / "notify.sock"))
         manager.settimeout(10)
         daemon = start_daemon(environ={"NOTIFY_SOCKET": str(short_tmp / "notify.sock")})
-        manager.recv(4096)
         daemon.submit_many(500, run_s=3600)
         daemon.kill()
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(4096):
+                pass
+        manager.settimeout(10)
         daemon.start()
+        assert manager.recv(4096).startswith(b"EXTEND_TIMEOUT_USEC=")
         assert manager.recv(4096).startswith(b"READY=1\nSTATUS=tasks: 500")

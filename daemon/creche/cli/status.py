@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from creche.cli import Exit
 from creche.cli.app import Settings, common_options
 from creche.cli.output import print_fields, print_json, print_table, span
 
@@ -14,15 +15,20 @@ from creche.cli.output import print_fields, print_json, print_table, span
 @click.command("status")
 @common_options
 @click.pass_obj
-def status_command(settings: Settings, /) -> None:
-    """Show how the daemon is: its tasks, its faults, the conditions of its providers."""
+def status_command(settings: Settings, /) -> Exit:
+    """Show whether the daemon is well: its tasks, its faults, the conditions of its providers. Exit code 1 if not."""
     status = settings.client().status()
+    wrong = list(_wrong(status))
+    code = Exit.NOT_SUCCEEDED if wrong else Exit.OK
     if settings.json:
         print_json(status)
-        return
+        return code
     state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
     print_fields(
         [
+            ("well", "no" if wrong else "yes"),
+            *(("wrong", what) for what in wrong),
+            *(("to decide", what) for what in _to_decide(status)),
             ("daemon", f"creche {status['version']}, {state}, up {span(status['uptime_s'])}"),
             ("node", status["node"]),
             ("unfinished tasks", _counts(status["tasks"]) or "none"),
@@ -31,10 +37,27 @@ def status_command(settings: Settings, /) -> None:
             ("listeners", str(status["listeners"])),
             ("heartbeats", f"kept in {status['heartbeats']}"),
             ("cursor", status["cursor"]),
-            *(("fault", fault) for fault in status["faults"]),
             *_fleet(status.get("fleet")),
         ]
     )
+    return code
+
+
+def _wrong(status: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the daemon itself; providers that are away are not."""
+    if status["draining"]:
+        yield "it stops, and takes no tasks"
+    elif not status["ready"] and not status["faults"]:
+        yield "it is not ready"
+    yield from status["faults"]
+    for node, count in ((status.get("fleet") or {}).get("orphans") or {}).items():
+        yield f"{count} tasks of {node}, which is gone, wait for a node with room"
+
+
+def _to_decide(status: dict[str, Any]) -> Iterator[str]:
+    """What waits for a person."""
+    if count := status["tasks"].get("unknown"):
+        yield f"{count} unknown: nobody can tell whether their jobs exist; `creche list --status unknown`"
 
 
 def _fleet(fleet: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
@@ -44,8 +67,6 @@ def _fleet(fleet: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield "tasks of the fleet", _counts(fleet["tasks"]) or "none"
     if fleet["waiting"]:
         yield "without a node", f"{fleet['waiting']} tasks, until one has room"
-    for node, count in fleet["orphans"].items():
-        yield "orphans", f"{count} tasks of {node}, which is gone"
     for node in fleet["nodes"]:
         here = f"heard of {span(node['silent_s'])} ago"
         if node["id"] == fleet["member"]:

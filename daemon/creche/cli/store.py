@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from creche.cli import Exit
 from creche.cli.app import Settings, common_options
@@ -15,6 +16,7 @@ from creche.cli.arguments import CONFIG_FILE
 from creche.cli.output import print_json, warn
 
 if TYPE_CHECKING:
+    from creche.config import Config
     from creche.edges.store_backup import Contents
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -30,19 +32,38 @@ _CONFIGURED = "that of the configuration"
     metavar="[FILE]",
     help="Instead check the store that the configuration names, or this one, or a backup.",
 )
+@click.option("--print", "printing", is_flag=True, help="Instead print the configuration that is in force, as TOML.")
 @common_options
 @click.pass_obj
-def check_command(settings: Settings, /, config: Path | None, store: str | None) -> Exit:
-    """Read the configuration and print what is in force, as TOML, or every mistake in it. Secrets are not shown.
+def check_command(settings: Settings, /, config: Path | None, store: str | None, *, printing: bool) -> Exit:
+    """Look at the configuration and at all that a daemon needs around it: what is wrong, and what to do.
 
     With --store read every byte of a store instead, and say what is in it and what is wrong. The daemon may run.
     """
     if store is not None:
         return _check_store(settings, _configured_store(config) if store == _CONFIGURED else Path(store))
     from creche.config import load  # noqa: PLC0415 - only needed here
+
+    in_force = load(config, os.environ)
+    if printing:
+        return _print(settings, in_force)
+    from creche.service_check import look_around  # noqa: PLC0415 - as above
+
+    found = list(look_around(in_force, time.time()))
+    for finding in found:
+        if settings.json:
+            print_json(msgspec.to_builtins(finding))
+            continue
+        click.echo(f"{finding.state:5}  {finding.what:13}  {finding.said}")
+        if finding.hint:
+            click.echo(f"{'':22}-> {finding.hint}")
+    return Exit.NOT_SUCCEEDED if any(finding.state == "wrong" for finding in found) else Exit.OK
+
+
+def _print(settings: Settings, config: Config) -> Exit:
     from creche.config_render import as_toml, tables  # noqa: PLC0415 - as above
 
-    in_force = tables(load(config, os.environ))
+    in_force = tables(config)
     print_json(in_force) if settings.json else click.echo(as_toml(in_force))
     return Exit.OK
 

@@ -191,7 +191,7 @@ def _remove_stale(path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise StartError(f"{path} exists and is no socket; remove it or choose another path")
-        if _is_alive(path):
+        if is_alive(path):
             raise StartError(f"another process listens on {path}")
         path.unlink(missing_ok=True)
     except FileNotFoundError:
@@ -200,7 +200,8 @@ def _remove_stale(path: Path) -> None:
         raise StartError(f"cannot take over {path}: {_reason(exc)}") from exc
 
 
-def _is_alive(path: Path) -> bool:
+def is_alive(path: Path) -> bool:
+    """Whether somebody listens on the socket at `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

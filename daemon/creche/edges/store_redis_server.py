@@ -57,6 +57,18 @@ class RedisServer:
         """A client of redis-py for the primary."""
         return self._primary.client()
 
+    def check(self) -> str:
+        """Connect and look, as `open` does, but change nothing; what is there, in words. Raises `StartError`."""
+        try:
+            client = self.client
+            check_server(client, self._address, durable=self._durable, replicas=self._replicas)
+            members = client.hlen(self.base + "members") if client.exists(self.meta) else None
+        except (RedisError, OSError) as exc:
+            raise StartError(f"cannot use the store at {self.label}: {in_words(exc, self._address)}") from exc
+        finally:
+            self.close()
+        return "is made by the start" if members is None else f"has a fleet of {members} nodes"
+
     def open(self, defaults: Mapping[str, str | int]) -> dict[str, bytes]:
         """Connect, and set in `meta` what is not there; what is there now. Raises `StartError`."""
         try:

@@ -168,6 +168,36 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def look(path: Path) -> str:
+    """What a start would find at `path`, in words; nothing is changed. Raises `StartError` where it would fail."""
+    with start_errors(path):
+        path.parent.stat()
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise StartError(f"the store's folder {path.parent} is not writable for this user")
+        if not path.exists():
+            return "is made by the start"
+        with path.open("r+b") as file:
+            if (begin := file.read(len(_MAGIC))) and begin != _MAGIC:
+                raise _foreign(path)
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            check(db, path, may_be_empty=True)
+        used = _holder(path)
+        return f"{path.stat().st_size / 1e6:.1f} MB" + (f", in use by process {used}" if used else "")
+
+
+def _holder(path: Path) -> str:
+    """Which process has the store open; "" if none."""
+    lock = path.with_name(f"{path.name}.lock")
+    if not lock.exists():
+        return ""
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(20).decode().strip() or "unknown"
+    return ""
+
+
 def check(db: sqlite3.Connection, path: Path, *, may_be_empty: bool) -> None:
     """Whether it is ours, or nothing yet, and not of a newer version. Raises `StartError`."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -20,6 +20,14 @@ class Notifier:
         # A leading @ stands for a name in the abstract namespace.
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
 
+    def starting(self, more_s: float, status: str) -> None:
+        """Not ready yet: the start may take so much longer, from now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(more_s * 1e6)}\nSTATUS={status}")
+
+    def alive(self, status: str) -> None:
+        """All is as it should be: the watchdog need not bite."""
+        self._send(f"WATCHDOG=1\nSTATUS={status}")
+
     def ready(self, status: str) -> None:
         """Everything is up."""
         self._send(f"READY=1\nSTATUS={status}")
@@ -42,6 +50,14 @@ class Notifier:
         except OSError:
             # A manager that went away must not take the tasks with it.
             return
+
+
+def watchdog_s(environ: MutableMapping[str, str]) -> float | None:
+    """How often at least systemd wants to hear that we are alive (sd_watchdog_enabled(3)); None: it does not ask. The
+    variables are removed.
+    """
+    usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
+    return int(usec) / 1e6 if usec.isdecimal() and int(usec) and pid == str(os.getpid()) else None
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeVar
 
 import trio
@@ -192,6 +193,13 @@ class Journal:
         return await self._run_write(
             lambda: self._store.prune(settled_before=settled_before, keep=keep, limit=PRUNE_STEP)
         )
+
+    async def answers(self) -> None:
+        """Returns once the store has answered to a read and a write, whatever it says; not while it hangs."""
+        with suppress(StoreUnavailable):
+            await self.read(lambda store: store.feed_bounds())
+        with suppress(StoreUnavailable):
+            await self._run_write(lambda: None)
 
     async def probe(self) -> None:
         """Prove that the store can be written, if the last write failed. Raises `StoreUnavailable`."""

@@ -50,6 +50,11 @@ class Timetable:
             step_s /= 2
         return step_s
 
+    @property
+    def late_s(self) -> float:
+        """By how much the earliest sleeper has been overslept; 0 when all is well."""
+        return max(0.0, trio.current_time() - self._order[0]) if self._order else 0.0
+
     def alarm(self) -> Alarm:
         """A new alarm, for one sleeper."""
         return Alarm(self)
