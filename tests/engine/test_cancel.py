@@ -135,7 +135,8 @@ async def test_cancelling_again_changes_nothing(engine: Engine, autojump_clock: 
     await engine.submit()
     await trio.sleep_until(1)
     first = await engine.supervisor.cancel("t")
-    assert await engine.supervisor.cancel("t") == first
+    again = await engine.supervisor.cancel("t")  # the provider has answered to the first meanwhile
+    assert msgspec.structs.replace(again, answers=first.answers) == first
     await trio.sleep_until(2)
     assert (await engine.supervisor.cancel("t")).status is Status.CANCELLING
     ended = await engine.at_rest()

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from creche.core.fleet import Member
+from creche.core.reading import JobStatus, Reading
 from creche.core.task import Cancelled, Status, Task, park_unknown, request_cancel
 from creche.core.wire import ResolveIn
 from creche.engine.fleet import CLAIM, Fleet
@@ -76,6 +77,15 @@ class Rejoining:
         return News([], rung=False, changed=frozenset(), places=places)
 
 
+async def member(engine: Engine, nursery: trio.Nursery, wish: bytes) -> None:
+    """The engine, as a node that takes the task `t` over, with a wish."""
+    link = Link(cast("Membership", Rejoining(engine, wish)), in_place, in_place)
+    tools = msgspec.structs.replace(engine.tools, lease=Lease(trio.current_time))
+    about = Member(id="n", host="h", version="1", capacity=9)
+    fleet = Fleet(OtherNodes(link), supervisor=engine.supervisor, feed=engine.feed, tools=tools, about=about)
+    await nursery.start(fleet.run)
+
+
 async def cancel(engine: Engine, does: Callable[[Any], Any]) -> Status:
     """What a client is told who cancels while the create is on the wire at the other node."""
     await engine.start(engine.algorithm(FakeProvider()))
@@ -91,11 +101,37 @@ async def test_a_cancel_that_is_granted_elsewhere_is_told(engine: Engine, autoju
     assert trio.current_time() < ANSWER_S
 
 
-async def test_a_cancel_that_comes_too_late_is_refused(engine: Engine, autojump_clock: object) -> None:
-    """Its owner made the task unknown before it heard of the wish: nobody keeps that."""
+async def test_a_cancel_that_comes_too_late_stands(
+    engine: Engine, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """Its owner made the task unknown before it heard of the wish: that stays, and the job that is found is ended."""
+    provider = FakeProvider(poll=[Reading(status=JobStatus.CANCELLED)])
+    await engine.start(engine.algorithm(provider))
+    engine.store.commit([Accept(park_unknown(make_task("t", status=Status.CREATING), "lost"))])
+    await member(engine, nursery, msgspec.json.encode(Wish("", ResolveIn(action=CANCEL))))
+    await trio.sleep(10)
+    assert (engine.stored().status, engine.stored().cancel_reason) == (Status.UNKNOWN, "client")
     with pytest.raises(WrongStatus, match="gives it up"):
-        await cancel(engine, lambda task: park_unknown(task, "lost"))
-    assert trio.current_time() < ANSWER_S
+        await engine.supervisor.cancel("t")
+    await engine.supervisor.resolve("t", ResolveIn(action="attach", job="j"))
+    assert await engine.result(within_s=60) == Cancelled("client")
+    assert "cancel" in [call.method for call in provider.calls]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_wish_for_an_unknown_task_makes_no_job(
+    engine: Engine, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """Whoever decides that there was none gets none."""
+    provider = FakeProvider()
+    await engine.start(engine.algorithm(provider))
+    engine.store.commit([Accept(park_unknown(make_task("t", status=Status.CREATING), "lost"))])
+    await member(engine, nursery, msgspec.json.encode(Wish("", ResolveIn(action=CANCEL))))
+    await trio.sleep(10)
+    await engine.supervisor.resolve("t", ResolveIn(action="create"))
+    assert await engine.result(within_s=60) == Cancelled("client")
+    assert provider.calls == []
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_cancel_that_nobody_has_answered_stands(engine: Engine, autojump_clock: object) -> None:
@@ -109,12 +145,7 @@ async def test_a_cancel_comes_before_the_create(engine: Engine, autojump_clock: 
     provider = FakeProvider()
     await engine.start(engine.algorithm(provider))
     engine.store.commit([Accept(make_task("t"))])
-    wish = msgspec.json.encode(Wish("", ResolveIn(action=CANCEL)))
-    link = Link(cast("Membership", Rejoining(engine, wish)), in_place, in_place)
-    tools = msgspec.structs.replace(engine.tools, lease=Lease(trio.current_time))
-    about = Member(id="n", host="h", version="1", capacity=9)
-    fleet = Fleet(OtherNodes(link), supervisor=engine.supervisor, feed=engine.feed, tools=tools, about=about)
-    await nursery.start(fleet.run)
+    await member(engine, nursery, msgspec.json.encode(Wish("", ResolveIn(action=CANCEL))))
     assert await engine.result(within_s=10) == Cancelled("client")
     assert [call.method for call in provider.calls] == []
     nursery.cancel_scope.cancel()

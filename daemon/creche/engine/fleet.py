@@ -318,7 +318,7 @@ class Fleet:
             wished = _WISHES.decode(wish)
             task = await self._supervisor.get(task_id)
             if wished.decision.action == CANCEL:
-                await self._supervisor.cancel(task_id)
+                await self._supervisor.cancel(task_id, taken=True)
             elif wished.token == task.token:
                 await self._supervisor.resolve(task_id, wished.decision)
         except UnavailableError:

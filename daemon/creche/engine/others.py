@@ -74,7 +74,7 @@ class OtherNodes:
 
         def done(now: Task) -> bool:
             if wish.action == CANCEL:
-                return now.status in rules.AT_REST or now.cancel_reason is not None
+                return now.ended or now.cancel_reason is not None
             return now.ended or now.status != task.status
 
         await self.link.run(lambda: self.link.membership.wish(task.id, _ENCODER.encode(Wish(task.token, wish))))

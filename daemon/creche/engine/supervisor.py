@@ -158,23 +158,22 @@ class Supervisor:
             return await self.get(task_id)
         return await self._others.wait(task_id, timeout_s, partial(self.get, task_id))
 
-    async def cancel(self, task_id: str) -> Task:
+    async def cancel(self, task_id: str, *, taken: bool = False) -> Task:
         """Record the wish, durably, and pass it on to the provider. Asking again changes nothing.
 
-        Raises `WrongStatus` when the task has ended otherwise or is unknown. When the store is unavailable the client
-        is told so, but the wish may stand in memory; the provider hears of it once it is written.
+        Raises `WrongStatus` when the task has ended otherwise or is unknown; a wish that another node has `taken` stays
+        with an unknown one, for whatever is decided. When the store is unavailable the client is told so, but the wish
+        may stand in memory; the provider hears of it once it is written.
         """
         await self._tools.journal.probe()
         task = await self.get(task_id)
         live = self.roster.lives.get(task_id)
         if task.status is Status.CANCELLED:
             return task
-        check_cancel(task)
+        if not taken or task.ended:
+            check_cancel(task)
         if live is None:
-            task = await self._ask_others(task, ResolveIn(action=CANCEL))
-            if task.cancel_reason is None and not task.ended:
-                check_cancel(task)  # it became unknown before its owner heard of the wish
-            return task
+            return await self._ask_others(task, ResolveIn(action=CANCEL))
         if task.cancel_reason in {None, DEADLINE}:
             live.change(rules.request_cancel(task, "client"))
 
