@@ -64,7 +64,8 @@ async def open_listeners(config: Config, inherited: Sequence[int]) -> AsyncItera
 
     A Unix socket of our own making is removed at the end; one of systemd's stays, so that clients queue there.
     """
-    listeners = [adopt(fd) for fd in inherited]
+    # The Unix socket first, in whatever order systemd has its units.
+    listeners = sorted(map(adopt, inherited), key=lambda listener: listener.socket.family != socket.AF_UNIX)
     given = {listener.socket.family for listener in listeners}
     for listener in listeners:
         _check_exposure(listener, config.tcp)
