@@ -157,7 +157,7 @@ async def serve(
 
             await stop.wait()
             logger.info("stopping: {}", view.summary())
-            front.stop()
+            await front.last_requests()
             supervisor.stop()
             outbox.stop()
             await upstreams.aclose()  # creates that wait for a connection are not sent any more

@@ -32,15 +32,18 @@ from creche.service_store import OpenStore, open_store
 
 
 class Door(Protocol):
-    """Where clients come in: `Front`, or what a simulation has in its place."""
+    """Where clients come in: `Front`, or what a simulation has in its place.
+
+    `serve` serves until cancelled, or after `last_requests` until the last connection has ended.
+    """
 
     async def serve(
         self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until cancelled, or after `stop` until the last connection has ended."""
+        """Ready when clients can connect."""
 
-    def stop(self) -> None:
-        """Accept no more."""
+    async def last_requests(self) -> None:
+        """Accept no more; returns when whoever had connected before has been heard."""
 
 
 class Outside:

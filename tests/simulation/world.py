@@ -314,7 +314,7 @@ class Door:
         finally:
             self._life.hang_up()
 
-    def stop(self) -> None:
+    async def last_requests(self) -> None:
         """Let nobody in any more; who is in gets an answer."""
         self._life.handle = None
         self._closed.set()

@@ -102,9 +102,13 @@ def fill(count: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--fill":
-        print(json.dumps(fill(int(sys.argv[2]))))
-    elif sys.argv[1] == "--count":
-        print(json.dumps(Client(PATH).status()["tasks"]))
-    else:
-        print(json.dumps(load(float(sys.argv[1]))))
+    match sys.argv[1:]:
+        case ["--fill", count]:
+            found = fill(int(count))
+        case ["--count"]:
+            found = Client(PATH).status()["tasks"]
+        case [seconds]:
+            found = load(float(seconds))
+        case _:
+            sys.exit("load.py SECONDS | --fill COUNT | --count")
+    sys.stdout.write(json.dumps(found) + "\n")

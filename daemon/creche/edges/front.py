@@ -18,7 +18,7 @@ from loguru import logger
 
 from creche.core.exchange import Peer, Request, Response
 from creche.core.wire import problem_response
-from creche.edges.front_connection import Connection, Guests, Refusal, report
+from creche.edges.front_connection import LAST_S, Connection, Guests, Refusal, report
 from creche.edges.front_listening import Hangups, Replay
 
 Handle = Callable[[Request], Awaitable[Response]]
@@ -83,6 +83,7 @@ class Front:
         self._allowed_uids = allowed_uids
         self._hosts = hosts
         self._accepting = trio.CancelScope()
+        self._arrived = trio.Event()
         self._unix = Guests()
         self._tcp = Guests()
 
@@ -107,14 +108,28 @@ class Front:
                 watching.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Accept no more. Idle connections close at once, the others after the answer that they wait for.
+        """Accept no more. Idle connections close at once, new ones after a moment, the others after the answer that
+        they wait for.
 
         Upgraded connections and handlers take the time that they take: cancel `serve` to bound it.
         """
         self.stopping = True
         self._accepting.cancel()
         for connection in self._unix.connections | self._tcp.connections:
-            connection.close_if_idle()
+            connection.close_if_silent()
+
+    async def last_requests(self) -> None:
+        """As `stop`; returns when whoever had connected before has been heard. That is not long."""
+        self.stop()
+        with trio.move_on_after(2 * LAST_S):
+            await trio.lowlevel.checkpoint()  # who was let in just now has a place among the connections then
+            while any(connection.arriving for connection in self._unix.connections | self._tcp.connections):
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+
+    def note_arrived(self) -> None:
+        """A request is here, or none comes."""
+        self._arrived.set()
 
     async def _accept_forever(self, listener: trio.SocketListener, clients: trio.Nursery, hangups: Hangups) -> None:
         starved = False
@@ -149,6 +164,7 @@ class Front:
             report(group, connection.doing)
         finally:
             guests.connections.discard(connection)
+            self.note_arrived()
             await trio.aclose_forcefully(stream)
 
     def _has_room(self, guests: Guests) -> bool:

@@ -35,6 +35,9 @@ MAX_QUERY_FIELDS = 100
 # Small pieces keep the loop responsive: a hostile body in chunks of one byte costs h11 some 20 us for every 6 bytes.
 _RECEIVE_BYTES = 16 << 10
 _SEND_BYTES = 256 << 10
+LAST_S = 1.0
+"""How long a stop waits for the first request of somebody who had connected before."""
+
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 _SHOWN_CHARS = 200
@@ -61,7 +64,10 @@ class Guests:
 
 
 class Connection:
-    """One client and its requests, one after the other. `idle_since` is infinite while a request is on its way."""
+    """One client and its requests, one after the other. `idle_since` is infinite while a request is on its way.
+
+    `arriving`: a request is on its way to us, or the first one is expected.
+    """
 
     def __init__(self, front: Front, stream: trio.SocketStream, hangups: Hangups, guests: Guests) -> None:
         self.doing = _READING
@@ -73,6 +79,8 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         self._patience = trio.CancelScope()
         self.idle_since = math.inf
+        self.arriving = True
+        self._fresh = True
         self._body_bytes = 0
         self._head_only = False
         self._received = bytearray()
@@ -84,9 +92,12 @@ class Connection:
         except OSError:
             return
         wait_s = self._limits.head_s
-        while not self._front.stopping:
+        # Whoever had connected before a stop came is heard: nobody else would answer.
+        while self._fresh or not self._front.stopping:
             try:
-                request = await self._request_or_refusal(peer, wait_s)
+                request = await self._request_or_refusal(peer, LAST_S if self._front.stopping else wait_s)
+                self._fresh = self.arriving = False
+                self._front.note_arrived()
                 if request is None:
                     return
                 if isinstance(request, Response):
@@ -106,6 +117,13 @@ class Connection:
         """End the conversation if the client is not in the midst of a request."""
         if self._is_idle:
             self._patience.cancel()
+
+    def close_if_silent(self) -> None:
+        """End the conversation if the client has nothing to say; who has just come may say something yet."""
+        if self._is_idle and self._fresh:
+            self._patience.deadline = min(self._patience.deadline, trio.current_time() + LAST_S)
+        else:
+            self.close_if_idle()
 
     async def refuse(self, response: Response) -> None:
         """Answer, and see to it that the answer arrives: closing on unread bytes would reset the connection."""
@@ -140,6 +158,7 @@ class Connection:
             if self._is_idle and not await self._receive():
                 return None
             self.idle_since = math.inf
+            self.arriving = True
             self._patience.deadline = trio.current_time() + self._limits.head_s
             head = await self._next_event()
             if not isinstance(head, h11.Request):

@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from creche.edges.front import Front, Limits
+from creche.edges.front_connection import LAST_S
 from creche.edges.front_listening import open_unix
 from tests.edges.front.conftest import GET, Serve, Waiting, mirror
 
@@ -45,6 +46,31 @@ async def test_stop_lets_a_request_in_progress_be_answered(serve: Serve, kind: s
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await client.closed()
+    await served.ended.wait()
+
+
+async def test_who_had_connected_before_a_stop_is_heard(serve: Serve, kind: str) -> None:
+    """Its first request, and no other; nobody waits for one who says nothing for longer than a moment."""
+    served = await serve()
+    quick, silent = await served.client(kind), await served.client(kind)
+    await wait_all_tasks_blocked()
+    heard: list[float] = []
+
+    async def hear_last() -> None:
+        await served.front.last_requests()
+        heard.append(trio.current_time())
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear_last)
+        await wait_all_tasks_blocked()
+        await quick.send(GET + GET)
+        answer = await quick.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert heard == [], "the silent one may say something yet"
+    assert await quick.closed()
+    assert await silent.closed()
+    assert heard[0] - began < 2 * LAST_S
     await served.ended.wait()
 
 
