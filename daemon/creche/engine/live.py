@@ -304,8 +304,15 @@ class LiveTask:
             if task.status is not before.status:
                 log_about(task).debug("{}: {}, before {}", task.id, task.status, before.status)
 
+    def failed(self, error: ProviderError) -> None:
+        """A request brought this error: its provider may be away, unless the daemon is leaving it."""
+        if not self.leaving:
+            self.gate.failed(error)
+
     def stumble(self, error: ProviderError, failures: int) -> None:
         """An answer was an error; loud once per kind, not once per poll."""
+        if self.leaving:
+            return
         condition = error.code if error.code in CONDITIONS else None
         if error.code != self._trouble:
             log = log_about(self.task)

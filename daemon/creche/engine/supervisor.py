@@ -95,6 +95,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Take no new tasks, and end `run`: children are cancelled where they stand, no job is."""
+        for live in self.roster.lives.values():
+            live.leaving = True  # what fails from now on fails by the stop, and is nothing to tell of
         self._stopping.set()
 
     @property
@@ -161,9 +163,8 @@ class Supervisor:
     async def cancel(self, task_id: str, *, taken: bool = False) -> Task:
         """Record the wish, durably, and pass it on to the provider. Asking again changes nothing.
 
-        Raises `WrongStatus` when the task has ended otherwise or is unknown; a wish that another node has `taken` stays
-        with an unknown one, for whatever is decided. When the store is unavailable the client is told so, but the wish
-        may stand in memory; the provider hears of it once it is written.
+        Raises `WrongStatus` when the task has ended otherwise or is unknown; one that another node has `taken` stays
+        with an unknown task. When the store is unavailable the client is told so, but the wish may stand in memory.
         """
         await self._tools.journal.probe()
         task = await self.get(task_id)

@@ -362,7 +362,7 @@ class _PollingChild:
         job = self._live.task.job
         age_s = math.inf if job is None else self._tools.wall() - job.since
         cancelled = self._live.task.cancel_reason if self._cancel.agreed else None
-        self._live.gate.failed(error)
+        self._live.failed(error)
         self._away = isinstance(error, Outage | Throttled) and error.retry_after_s is None
         decision = self._poller.bad(error, dice=self._tools.dice(), age_s=age_s, cancelled=cancelled)
         self._tools.count("polls", self._live.algorithm.name, error.code)
