@@ -86,6 +86,17 @@ def test_folders_of_others(short_tmp: Path, port: int, monkeypatch: pytest.Monke
     assert state(found["socket"]) == state(found["store"]) == ("wrong", True)
 
 
+def test_a_folder_that_may_not_be_entered(short_tmp: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is told, too: nobody can see what is in it."""
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(service_check, "look", refuse)
+    (short_tmp / "state").mkdir()
+    assert state(look(short_tmp, port)["store"]) == ("wrong", True)
+
+
 def test_what_listens_already(short_tmp: Path, port: int) -> None:
     """A socket in use is no mistake, and then the port's being taken is none either; a port alone is."""
     (short_tmp / "run").mkdir()

@@ -90,21 +90,22 @@ def _store(config: Config) -> Finding:
             replicas=section.replicas,
         )
         return Finding("ok", "store", f"{server.label}: {server.check()}")
-    except StartError as exc:
+    except (StartError, OSError) as exc:
         hint = "see docs/how-to/run-a-fleet.md" if section.url else "the daemon's user must have it"
         return Finding("wrong", "store", str(exc), hint)
 
 
 def _may_make(path: Path) -> bool:
     """Whether this user can make it, with the folders above it that are missing."""
-    return os.access(next(parent for parent in path.parents if parent.exists()), os.W_OK | os.X_OK)
+    return os.access(next(parent for parent in path.parents if os.path.lexists(parent)), os.W_OK | os.X_OK)
 
 
 def _disk(config: Config) -> Iterator[Finding]:
     folder = config.store.path.parent
-    if not folder.is_dir():
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:  # it is not there yet, or not for this user, which the store's line says
         return
-    free = shutil.disk_usage(folder).free
     said = f"{free >> 20} MiB free in {folder}"
     if free < LOW_DISK_BYTES:
         yield Finding("warn", "disk", said, "a full disk refuses submits and keeps outcomes in memory: make room")
