@@ -15,6 +15,7 @@ import pytest
 
 from creche import config
 from creche.core.recipe import load_recipe
+from tests.manual import page as page_of_the_manual
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -139,6 +140,11 @@ def test_the_diagram_of_statuses_is_up_to_date() -> None:
     drawn = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603 - our own script
     page = (ROOT / "docs/explanation/statuses.md").read_text(encoding="utf-8")
     assert f"<!-- statuses: begin -->\n{drawn.stdout}<!-- statuses: end -->" in page
+
+
+def test_the_manual_page_is_up_to_date() -> None:
+    """docs/creche.1 is what scripts/man makes of the commands' help."""
+    assert (ROOT / "docs/creche.1").read_text(encoding="utf-8") == page_of_the_manual()
 
 
 # -- config.toml -------------------------------------------------------------------------------------------------------

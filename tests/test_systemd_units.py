@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -42,17 +43,79 @@ def socket() -> dict[str, list[str]]:
     return options("creche.socket")
 
 
-def test_systemd_reads_the_units_without_complaint(tmp_path: Path) -> None:
-    """`systemd-analyze verify` is silent about both units, where it is installed; its exit code says nothing."""
-    for unit in ("creche.service", "creche.socket"):
+ALL = ("creche.service", "creche.socket", "creche-http.socket", "creche@.service", "creche@.socket")
+MAX_EXPOSURE = 1.5
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """The units, with a command that is there on any machine."""
+    for unit in ALL:
         text = (UNITS / unit).read_text(encoding="utf-8")
         (tmp_path / unit).write_text(text.replace("/opt/creche/.venv/bin/creche", "/bin/true"), encoding="utf-8")
+    return tmp_path
+
+
+def test_systemd_reads_the_units_without_complaint(copies: Path) -> None:
+    """`systemd-analyze verify` is silent about all units, where it is installed; its exit code says nothing."""
     if ANALYZE is None:
         return
-    command = [ANALYZE, "verify", str(tmp_path / "creche.service"), str(tmp_path / "creche.socket")]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)  # noqa: S603 - our units
+    for template in ("creche@.service", "creche@.socket"):
+        (copies / template.replace("@", "@one")).write_text((copies / template).read_text())
+    units = [str(copies / unit.replace("@", "@one")) for unit in ALL]
+    done = subprocess.run([ANALYZE, "verify", *units], capture_output=True, check=False, text=True, timeout=60)  # noqa: S603 - our units
     complaints = [line for line in done.stderr.splitlines() if "creche" in line]  # others concern the machine's units
     assert complaints == []
+
+
+@pytest.mark.parametrize("unit", ["creche.service", "creche@.service"])
+def test_the_service_may_do_little(copies: Path, unit: str) -> None:
+    """As `systemd-analyze security` sees it, where it is installed."""
+    if ANALYZE is None:
+        return
+    command = [ANALYZE, "security", "--offline=true", str(copies / unit)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)  # noqa: S603 - our units
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stderr
+    assert float(found[1]) <= MAX_EXPOSURE
+
+
+@pytest.mark.parametrize("kind", ["service", "socket"])
+def test_the_template_is_the_unit(kind: str) -> None:
+    """But for its name in each place: several daemons run as one does."""
+    plain, template = options(f"creche.{kind}"), options(f"creche@.{kind}")
+    named = {
+        option: [
+            value.replace("/etc/creche/%i.toml", "/etc/creche/config.toml")
+            .replace("creche/%i", "creche")
+            .replace("creche@%i", "creche")
+            .replace("creche %i", "creche")
+            for value in values
+        ]
+        for option, values in template.items()
+    }
+    plain["Also"] = [value.removesuffix(" creche-http.socket") for value in plain["Also"]] if "Also" in plain else []
+    assert {option: values for option, values in named.items() if values} == {
+        option: values for option, values in plain.items() if values
+    }
+
+
+def test_the_port_is_the_default_s(service: dict[str, list[str]]) -> None:
+    """The unit that opens it opens what the daemon would; it goes to the same service."""
+    http = options("creche-http.socket")
+    config = load(None, {"HOME": "/"})
+    assert http["ListenStream"] == [f"{config.tcp.host}:{config.tcp.port}"]
+    assert http["Service"] == ["creche.service"]
+    assert service["Also"] == ["creche.socket creche-http.socket"]
+
+
+def test_the_user_is_made(service: dict[str, list[str]]) -> None:
+    """The one of the service, and its folders' owners."""
+    sysusers = (UNITS / "creche.sysusers.conf").read_text(encoding="utf-8")
+    tmpfiles = (UNITS / "creche.tmpfiles.conf").read_text(encoding="utf-8")
+    assert f"\nu {service['User'][0]} - " in sysusers
+    assert "\nd /etc/creche/credentials 0700 root root\n" in tmpfiles
+    assert "\nd /run/creche 0755 creche creche\n" in tmpfiles
 
 
 def test_a_stop_has_the_time_that_it_takes(service: dict[str, list[str]]) -> None:

@@ -136,6 +136,26 @@ def test_status_is_told_in_words(creche: Run, daemon: FakeDaemon) -> None:
     assert creche("status", "--json").values == [STATUS]
 
 
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"faults": []}, 0, "well yes"),
+        ({"faults": ["store: disk full"]}, 1, "wrong store: disk full"),
+        ({"faults": [], "draining": True}, 1, "wrong it stops"),
+        ({"faults": [], "ready": False}, 1, "wrong it is not ready"),
+        ({"faults": [], "tasks": {"unknown": 2}}, 0, "to decide 2 unknown"),
+    ],
+)
+def test_status_says_whether_it_is_well(
+    creche: Run, daemon: FakeDaemon, changes: dict[str, object], code: int, words: str
+) -> None:
+    """In words and by the exit code; what a person must decide, or a provider that is away, makes it not unwell."""
+    daemon.on("GET", "/v1/status", (200, {**STATUS, **changes}))
+    ran = creche("status")
+    assert ran.code == code
+    assert words in " ".join(ran.out.split())
+
+
 def test_algorithms_are_a_table(creche: Run, daemon: FakeDaemon) -> None:
     """Each algorithm is a line with its load and condition."""
     daemon.on("GET", "/v1/algorithms", (200, {"algorithms": [ALGORITHM]}))
