@@ -44,7 +44,7 @@ class World:
         self.timetable = Timetable()
         self.manager = Manager()
         journal = Journal(self.store, run_write=self._run, run_read=self._run)
-        nursery.start_soon(tell_of_life, self.manager, watchdog, lambda: "well", journal, self.timetable)
+        nursery.start_soon(tell_of_life, self.manager, watchdog, lambda: "well", journal.answers, self.timetable)
 
     async def _run(self, function: Callable[[], T], /) -> T:
         await self.answers.wait()

@@ -12,7 +12,7 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -77,6 +77,7 @@ async def _serve_until_signalled(config: Config, notifier: Notifier, limit_s: fl
         with trio.open_signal_receiver(*SIGNALS) as received:
             async with trio.open_nursery() as starting:
                 starting.start_soon(tell_of_start, notifier)
+                starting.start_soon(_give_up_start, received, notifier, nursery.cancel_scope)
                 view: View = await nursery.start(serve, config, stop, outside)
                 starting.cancel_scope.cancel()
             # What is alive now stays: the collector need not walk through it again and again (design §10).
@@ -95,6 +96,14 @@ async def _serve_until_signalled(config: Config, notifier: Notifier, limit_s: fl
                 notifier.stopping()
                 stop.set()
                 living.cancel_scope.cancel()
+
+
+async def _give_up_start(signals: AsyncIterator[int], notifier: Notifier, start: trio.CancelScope) -> None:
+    """A stop that comes before all is up ends the start; the configuration has just been read, so SIGHUP is no news."""
+    async for number in signals:
+        if number != signal.SIGHUP:
+            notifier.stopping()
+            start.cancel()
 
 
 async def serve(

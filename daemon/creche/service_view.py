@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sized
 
 import msgspec
+import trio
 from loguru import logger
 
 from creche import __version__
@@ -72,7 +73,9 @@ class View:
 
     async def tell_of_life(self, notifier: Notifier, watchdog_s: float | None) -> None:
         """Feed the watchdog of the service manager, as long as all is well."""
-        await tell_of_life(notifier, watchdog_s, self.summary, self._tools.journal, self._tools.timetable)
+        # A fleet's server may be away for minutes, and all that asks for it waits: that is not the daemon's fault.
+        answers = self._tools.journal.answers if self._fleet is None else trio.lowlevel.checkpoint
+        await tell_of_life(notifier, watchdog_s, self.summary, answers, self._tools.timetable)
 
     def reload(self) -> None:
         """Read the configuration again; running tasks go on. A file that cannot be used changes nothing."""

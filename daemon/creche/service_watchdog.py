@@ -7,13 +7,12 @@ provider, a Redis or a disk that answers with errors is no reason for that: a re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 from loguru import logger
 
 from creche.edges.systemd import Notifier
-from creche.engine.journal import Journal
 from creche.engine.timetable import Timetable
 
 START_STEP_S = 10.0
@@ -36,12 +35,16 @@ async def tell_of_start(notifier: Notifier) -> None:
 
 
 async def tell_of_life(
-    notifier: Notifier, watchdog_s: float | None, summary: Callable[[], str], journal: Journal, timetable: Timetable
+    notifier: Notifier,
+    watchdog_s: float | None,
+    summary: Callable[[], str],
+    answers: Callable[[], Awaitable[None]],
+    timetable: Timetable,
 ) -> None:
-    """Feed the watchdog, with a line about what goes on, until cancelled."""
+    """Feed the watchdog, with a line about what goes on, until cancelled. `answers` returns unless the store hangs."""
     every_s = STATUS_EVERY_S if watchdog_s is None else min(STATUS_EVERY_S, watchdog_s / 4)
     while True:
-        await journal.answers()
+        await answers()
         if timetable.late_s < LATE_S:
             notifier.alive(summary())
         else:

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 import trio
 
+from creche.core.analytics import Collector, events
 from creche.core.fleet import Member
 from creche.core.task import Status, Succeeded, Task
+from creche.core.webhooks import Delivery
 from creche.engine import fleet as fleet_module
 from creche.engine.fleet import LOOK_EVERY, MEND_AFTER, Fleet
 from creche.engine.journal import RunSync
@@ -142,6 +144,21 @@ async def test_a_key_that_has_a_new_task_keeps_it(
 # -- by looking ----------------------------------------------------------------------------------------
 
 
+class Telling:
+    """Whoever tells others of tasks: what is to be told is for the test to say."""
+
+    callbacks = False
+
+    def __init__(self, about: Callable[[Task], tuple[Delivery, ...]]) -> None:
+        self._about = about
+
+    def about(self, task: Task) -> tuple[Delivery, ...]:
+        return self._about(task) if task.job is not None else ()
+
+    def look(self) -> None:
+        """Nobody does."""
+
+
 class Alone:
     """The membership of a node that is alone in its fleet; what it owns is what the store has unfinished."""
 
@@ -187,6 +204,22 @@ async def test_what_the_server_lost_is_put_back(
     store.lose("a")
     await trio.sleep(3 * (MEND_AFTER + 1))
     assert {task.id: task.job and task.job.id for task in engine.store.unfinished()} == {"a": "job-a", "b": "job-b"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_was_to_be_told_of_a_job_is_put_back_too(
+    engine: Engine, store: Forgetful, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """The event of its creation was written with it, and lost with it."""
+    collectors = [Collector(name="analytics.c", url="https://c")]
+    engine.messages = lambda: Telling(lambda task: events(task, collectors, 0.0))
+    await member(engine, nursery, Lasting(1000))
+    await engine.submit("a")
+    await trio.sleep(5)
+    store.lose("a")
+    engine.store.outbox.done(["a.created.analytics.c"])
+    await trio.sleep(3 * (MEND_AFTER + 1))
+    assert [one.id for one in engine.store.outbox.listed(5)] == ["a.created.analytics.c"]
     nursery.cancel_scope.cancel()
 
 

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
 from creche.core.analytics import GATHER_S, Collector
 from creche.core.reading import JobStatus, Reading
 from creche.core.webhooks import DELAYS_S, Delivery, Endpoint
-from creche.engine.outbox import BATCH, CLAIM_S, Outbox, Sent
+from creche.engine.outbox import BATCH, CLAIM_S, SPREAD_S, Outbox, Sent
 from creche.testing import FakeProvider
 from tests.engine.conftest import Lasting, submit_all
 from tests.engine.test_outbox import Alone, Receiver
@@ -135,6 +136,39 @@ async def test_a_collector_that_is_away_is_asked_by_one(
     collecting.away, collecting.slow_s = False, 0.1
     await trio.sleep(2 * 1800)
     assert collecting.got == {f"{task_id}.{event}": 1 for task_id in ids for event in ("created", "settled")}
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_refusal_puts_nothing_off_for_long(autojump_clock: object, nursery: trio.Nursery) -> None:
+    """A thousand events that were tried often, and a collector that fails once: what was not sent is no attempt."""
+    collecting = Collecting()
+    alone = Alone(nursery, Receiver())
+    alone.outbox.reconfigure(collecting, {NAME: Collector(name=NAME, url="https://c")})
+    for number in range(1000):
+        alone.settle(f"t{number}")
+    tried = [msgspec.structs.replace(one, attempts=9) for one in alone.store.outbox._rows.values()]
+    alone.store.outbox._rows = {one.id: one for one in tried}
+    collecting.away = True
+    await trio.sleep(GATHER_S + 1)
+    collecting.away = False
+    sent = sum(map(len, collecting.requests))
+    assert sent <= BATCH
+    await trio.sleep(2 * SPREAD_S)
+    assert len(collecting.got) >= 1000 - sent
+    assert alone.store.outbox.count()[1] == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_collector_gets_each_event_once(autojump_clock: object, nursery: trio.Nursery) -> None:
+    """However long its answers take: what waits for it is sent before its claim has run out."""
+    collecting = Collecting()
+    collecting.slow_s = 14.0
+    alone = Alone(nursery, Receiver())
+    alone.outbox.reconfigure(collecting, {NAME: Collector(name=NAME, url="https://c")})
+    for number in range(3000):
+        alone.settle(f"t{number}")
+    await trio.sleep(3600)
+    assert collecting.got == {f"t{number}.settled": 1 for number in range(3000)}
     nursery.cancel_scope.cancel()
 
 

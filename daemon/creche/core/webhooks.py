@@ -23,6 +23,7 @@ CALLBACK = "callback"
 DELAYS_S = (5.0, 60.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 """After each attempt that failed; some three days in all. Then a message is given up."""
 
+MAX_AGE_S = sum(DELAYS_S)
 JITTER = 0.2
 MAX_RETRY_AFTER_S = 86400.0
 GONE = 410

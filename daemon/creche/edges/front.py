@@ -19,7 +19,7 @@ from loguru import logger
 from creche.core.exchange import Peer, Request, Response
 from creche.core.wire import problem_response
 from creche.edges.front_connection import LAST_S, Connection, Guests, Refusal, report
-from creche.edges.front_listening import Hangups, Replay
+from creche.edges.front_listening import Hangups, Replay, waiting_at
 
 Handle = Callable[[Request], Awaitable[Response]]
 Refuse = Callable[[Request], Response | None]
@@ -84,6 +84,7 @@ class Front:
         self._hosts = hosts
         self._accepting = trio.CancelScope()
         self._arrived = trio.Event()
+        self._closed = trio.Event()
         self._unix = Guests()
         self._tcp = Guests()
 
@@ -102,9 +103,13 @@ class Front:
                                 for listener in listeners:
                                     acceptors.start_soon(self._accept_forever, listener, clients, hangups)
                                 task_status.started()
+                        # Who has connected, and was not let in yet, would be reset.
+                        for stream in [stream for listener in listeners for stream in waiting_at(listener)]:
+                            clients.start_soon(self._serve_client, stream, hangups)
                     finally:
                         for listener in listeners:
                             listener.socket.close()
+                        self._closed.set()
                 watching.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -122,6 +127,7 @@ class Front:
         """As `stop`; returns when whoever had connected before has been heard. That is not long."""
         self.stop()
         with trio.move_on_after(2 * LAST_S):
+            await self._closed.wait()
             await trio.lowlevel.checkpoint()  # who was let in just now has a place among the connections then
             while any(connection.arriving for connection in self._unix.connections | self._tcp.connections):
                 self._arrived = trio.Event()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -198,6 +199,17 @@ def _remove_stale(path: Path) -> None:
         return
     except OSError as exc:
         raise StartError(f"cannot take over {path}: {_reason(exc)}") from exc
+
+
+def waiting_at(listener: trio.SocketListener) -> Iterator[trio.SocketStream]:
+    """Those who have connected and were not accepted yet."""
+    # Of a descriptor of our own: Trio's socket accepts only by waiting.
+    with socket.socket(fileno=os.dup(listener.socket.fileno())) as copy:
+        copy.setblocking(False)
+        with contextlib.suppress(OSError):  # there are no more, or no descriptors for them
+            while True:
+                accepted, _ = copy.accept()
+                yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 def is_alive(path: Path) -> bool:

@@ -76,6 +76,7 @@ class Fleet:
         self._lease = tools.lease
         self._journal = tools.journal
         self._wall = tools.wall
+        self._begin = tools.begin
         self._node = about.id
         self._about = about
         self._lives = 0
@@ -266,8 +267,11 @@ class Fleet:
         if not tasks:
             return
         logger.warning("the server has lost {} tasks of this node; they are put back", len(tasks))
-        refusals = zip(tasks, await self._journal.put_back(tasks), strict=True)
+        refusals = list(zip(tasks, await self._journal.put_back(tasks), strict=True))
         self._supervisor.drop([task.id for task, refusal in refusals if isinstance(refusal, NotOwner)])
+        # The messages about their jobs may be lost as well; those that are not stay as they are.
+        back = [task for task, refusal in refusals if refusal is None and task.job is not None]
+        await self._journal.write_all([(self._begin(task), None) for task in back if self._begin(task).deliveries])
 
     # -- what the others do --------------------------------------------------------------------------------
 

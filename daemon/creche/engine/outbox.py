@@ -19,8 +19,9 @@ from creche.core import task as rules
 from creche.core.analytics import GATHER_S, Collector, events
 from creche.core.limits import Breaker
 from creche.core.task import Task
-from creche.core.webhooks import CALLBACK, GONE, Delivery, Endpoint, after_failure, deliveries
+from creche.core.webhooks import CALLBACK, GONE, MAX_AGE_S, Delivery, Endpoint, after_failure, deliveries
 from creche.engine.journal import Journal
+from creche.engine.ports import Outbox as OutboxStore
 from creche.errors import StoreUnavailable
 
 AT_ONCE = 20
@@ -29,10 +30,15 @@ AT_ONCE = 20
 BATCH = 100
 """Events in one request."""
 
-CROWD = 2000
-"""Events that wait for a collector in memory; more of them than it takes are left in the store for `CROWDED_S`."""
+CROWD = 600
+"""Events that wait for a collector in memory: no more than it takes before their claim runs out, however slow it is.
+What is too much is left in the store for `CROWDED_S`.
+"""
 
 CROWDED_S = 60.0
+SPREAD_S = 300.0
+"""Over so long a time come the events that waited for a collector, once it is back."""
+
 
 CLAIM_S = 120.0
 """Longer than an attempt may take."""
@@ -195,23 +201,35 @@ class Outbox:
         """Send what a collector is to have: one request after the other, so that it is in nobody's way."""
         try:
             while gathered := self._gathered.get(name):
-                await self._attempt([gathered.popleft() for _ in range(min(BATCH, len(gathered)))])
+                if (pause_s := self._breakers[name].wait_s(trio.current_time())) > 0:
+                    waiting = [self._put_off(delivery, pause_s) for delivery in gathered]
+                    gathered.clear()
+                    await self._write(lambda outbox, waiting=waiting: outbox.put_off(waiting))  # type: ignore[misc]
+                else:
+                    await self._attempt([gathered.popleft() for _ in range(min(BATCH, len(gathered)))])
         finally:
             self._draining.discard(name)
 
-    async def _attempt(self, batch: Sequence[Delivery]) -> None:
+    def _put_off(self, delivery: Delivery, pause_s: float) -> Delivery:
+        """One that need not be tried now: its collector takes nothing. That is no attempt, but not for ever either."""
+        now = self._wall()
+        due_at = None if now - delivery.since > MAX_AGE_S else now + pause_s + SPREAD_S * self._dice()
+        return msgspec.structs.replace(delivery, due_at=due_at, error="the collector takes nothing")
+
+    async def _write(self, write: Callable[[OutboxStore], None]) -> None:
         try:
-            await self._note(batch, await self._try(batch))
+            await self._journal.outbox(write)
         except StoreUnavailable as exc:
-            logger.debug("{}: what came of it cannot be written, so it is sent again: {}", batch[0].id, exc)
+            logger.debug("what came of messages cannot be written, so they are sent again: {}", exc)
+
+    async def _attempt(self, batch: Sequence[Delivery]) -> None:
+        await self._note(batch, await self._try(batch))
 
     async def _try(self, batch: Sequence[Delivery]) -> Sent:
         name = batch[0].endpoint
         endpoint, breaker = self.endpoints.get(name), self._breakers.get(name)
         if endpoint is None:
             return Sent(None, f'the configuration has no endpoint "{name}" any more')
-        if breaker is not None and breaker.wait_s(trio.current_time()) > 0:
-            return Sent(None, "not sent: the collector has not taken what came before")
         try:
             sent = await self._send(endpoint, batch)
         except Exception:  # noqa: BLE001 - one message must not end the daemon, nor the others
@@ -230,7 +248,7 @@ class Outbox:
         which = batch[0].id if len(batch) == 1 else f"{batch[0].id} and {len(batch) - 1} more"
         if sent.good:
             self.counts[name, "good"] += len(batch)
-            await self._journal.outbox(lambda outbox: outbox.done([delivery.id for delivery in batch]))
+            await self._write(lambda outbox: outbox.done([delivery.id for delivery in batch]))
             log.debug("{}: delivered", which)
             return
         error = sent.why
@@ -248,7 +266,7 @@ class Outbox:
         given_up = sum(delivery.due_at is None for delivery in failed)
         self.counts[name, "given_up"] += given_up
         self.counts[name, "failed"] += len(batch) - given_up
-        await self._journal.outbox(lambda outbox: outbox.put_off(failed))
+        await self._write(lambda outbox: outbox.put_off(failed))
         most = max(delivery.attempts for delivery in failed)
         if given_up:
             log.error("{}: given up after {} attempts, `creche webhooks retry` sends it again: {}", which, most, error)

@@ -74,6 +74,17 @@ async def test_who_had_connected_before_a_stop_is_heard(serve: Serve, kind: str)
     await served.ended.wait()
 
 
+async def test_who_was_not_let_in_yet_is_heard(serve: Serve, kind: str) -> None:
+    """Twenty who connect and ask while the stop comes: nobody has accepted them."""
+    served = await serve()
+    clients = [await served.client(kind) for _ in range(20)]
+    for client in clients:
+        await client.send(GET)
+    served.front.stop()
+    assert [(await client.answer()).status for client in clients] == 20 * [200]
+    await served.ended.wait()
+
+
 async def test_stop_before_serve_serves_nobody(short_tmp: Path) -> None:
     """A stop that comes early is not forgotten."""
     front = Front(handle=mirror, upgrade=None, limits=Limits())
