@@ -121,8 +121,9 @@ class _PollingChild:
             self._abandon()
 
     def _abandon(self) -> None:
-        if self._poll is not None:
-            self._poll.abandon()
+        poll, self._poll = self._poll, None  # which may know us: a circle would outlive the task
+        if poll is not None:
+            poll.abandon()
 
     # -- while the child sleeps: called by the timetable and by who reads answers ---------------------------
 
@@ -327,8 +328,7 @@ class _PollingChild:
 
     async def _fetch(self, reading: Reading) -> Ask | End:
         """The end needs its result. After an error it is asked for again, on its own: the job is over."""
-        live = self._live
-        job = live.task.job
+        live, job = self._live, self._live.task.job
         assert job is not None, "as above"  # noqa: S101
         provider = live.algorithm.provider
         try:

@@ -174,7 +174,6 @@ class Alarm:
         """Let the sleep under way end no later than in so many seconds; where nobody sleeps nothing happens."""
         if self._sleeper is not None and trio.current_time() + seconds < self._at:
             self._end_sleep()
-            self._instead = None
             self._enter(seconds)
 
     @property
@@ -208,6 +207,7 @@ class Alarm:
         trio.lowlevel.reschedule(sleeper)
 
     def _end_sleep(self) -> None:
+        self._instead = None  # which knows the sleeper, who knows us: a circle would outlive the task
         if self._moment is not None:
             self._moment = None
             self._timetable._forget()  # noqa: SLF001

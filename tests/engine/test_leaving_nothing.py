@@ -1,0 +1,33 @@
+"""A task that has ended leaves nothing behind in memory that only the collector of circles finds."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+from creche.core.reading import JobStatus, Reading
+from creche.engine.live import LiveTask
+from tests.engine.conftest import Lasting
+
+if TYPE_CHECKING:
+    from tests.engine.conftest import Engine
+
+RUNNING = Reading(status=JobStatus.PROCESSING)
+
+
+async def test_no_circle_outlives_a_task(engine: Engine, autojump_clock: object) -> None:
+    """It is gone with its last name, so memory does not grow between two runs of the collector."""
+    await engine.start(engine.algorithm(Lasting(20)))
+    for number in range(5):
+        await engine.submit(f"t{number}")
+        await engine.result(f"t{number}")
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(5, 15):
+            await engine.submit(f"t{number}")
+            await engine.result(f"t{number}")
+        left = sum(isinstance(found, LiveTask) for found in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1, "the last one may still be on somebody's stack"
