@@ -13,7 +13,7 @@ import trio
 
 from creche.core.analytics import GATHER_S, Collector
 from creche.core.reading import JobStatus, Reading
-from creche.core.webhooks import DELAYS_S, Delivery, Endpoint
+from creche.core.webhooks import DELAYS_S, MAX_AGE_S, Delivery, Endpoint
 from creche.engine.outbox import BATCH, CLAIM_S, SPREAD_S, Outbox, Sent
 from creche.testing import FakeProvider
 from tests.engine.conftest import Lasting, submit_all
@@ -156,6 +156,26 @@ async def test_one_refusal_puts_nothing_off_for_long(autojump_clock: object, nur
     await trio.sleep(2 * SPREAD_S)
     assert len(collecting.got) >= 1000 - sent
     assert alone.store.outbox.count()[1] == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_days_is_given_up_without_an_attempt(
+    autojump_clock: object, nursery: trio.Nursery, errors_logged: list[str]
+) -> None:
+    """While one request at a time asks whether the collector is back, the others grow old; the log says so."""
+    collecting = Collecting()
+    collecting.away = True
+    alone = Alone(nursery, Receiver())
+    alone.outbox.reconfigure(collecting, {NAME: Collector(name=NAME, url="https://c")})
+    for number in range(3 * BATCH):
+        alone.settle(f"t{number}")
+    old = [msgspec.structs.replace(one, since=-MAX_AGE_S - 1.0) for one in alone.store.outbox._rows.values()]
+    alone.store.outbox._rows = {one.id: one for one in old}
+    await trio.sleep(GATHER_S + 1)
+    tried = sum(map(len, collecting.requests))
+    assert alone.store.outbox.count() == (tried, 3 * BATCH - tried)
+    assert alone.outbox.counts[NAME, "given_up"] == 3 * BATCH - tried
+    assert any("it takes none since days" in said for said in errors_logged)
     nursery.cancel_scope.cancel()
 
 

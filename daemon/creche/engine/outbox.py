@@ -205,6 +205,9 @@ class Outbox:
                     waiting = [self._put_off(delivery, pause_s) for delivery in gathered]
                     gathered.clear()
                     await self._write(lambda outbox, waiting=waiting: outbox.put_off(waiting))  # type: ignore[misc]
+                    if given_up := sum(delivery.due_at is None for delivery in waiting):
+                        self.counts[name, "given_up"] += given_up
+                        logger.error("{}: {} events given up, it takes none since days", name, given_up)
                 else:
                     await self._attempt([gathered.popleft() for _ in range(min(BATCH, len(gathered)))])
         finally:
