@@ -206,8 +206,8 @@ def task_of(row: Sequence[Any]) -> Task | None:
 
 
 def pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    """What Redis lists as name, value, name, value."""
-    return zip(flat[::2], flat[1::2], strict=True)
+    """What Redis lists as name, value, name, value, by name: its own order is another one after each start of it."""
+    return sorted(zip(flat[::2], flat[1::2], strict=True))
 
 
 def chunks(ids: Sequence[T]) -> Iterator[Sequence[T]]:
