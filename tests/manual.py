@@ -28,7 +28,7 @@ def _lines() -> Iterator[str]:
     yield from _options(app)
     yield ".SH COMMANDS"
     for name, command in _commands(app, ()):
-        arguments = " ".join(part for part in command.collect_usage_pieces(click.Context(command)))
+        arguments = " ".join(part for part in command.collect_usage_pieces(_context(command)))
         yield f'.SS "creche {" ".join(name)} {_plain(arguments)}"'
         yield from _text(command.help or "")
         yield from _options(command)
@@ -39,8 +39,13 @@ def _lines() -> Iterator[str]:
     yield from (".SH ENVIRONMENT", ".TP", ".B CRECHE_SOCKET", "The socket of the daemon, where --socket names none.")
 
 
+def _context(command: click.Command) -> click.Context:
+    """As within the whole command line, whose settings hold for all commands."""
+    return click.Context(command, **app.context_settings)
+
+
 def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    context = click.Context(group)
+    context = _context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
@@ -50,7 +55,7 @@ def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple
 
 
 def _options(command: click.Command) -> Iterator[str]:
-    context = click.Context(command)
+    context = _context(command)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None:
