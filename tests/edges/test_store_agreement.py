@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from creche.core.task import Cancelled, Failed, Job, Outcome, Status, Succeeded, Task, status_of
 from creche.edges.store_sqlite import SqliteStore
 from creche.engine.ports import Accept, Query, Save, Settle, Store, Write, Written
-from creche.errors import StoreUnavailable
+from creche.errors import AlreadySettled, StoreUnavailable, TaskLost
 from creche.testing import MemoryStore, make_task
 from tests.edges.conftest import Valkey
 from tests.edges.stores import Node
@@ -52,9 +52,13 @@ def said(task_id: str) -> Task:
     )
 
 
-def comparable(answers: list[Written]) -> list[object]:
-    """Refusals by kind; their wording is each store's own."""
-    return [type(answer) if isinstance(answer, Exception) else answer for answer in answers]
+def comparable(batch: list[Write], answers: list[Written]) -> list[object]:
+    """Refusals by kind; their wording is each store's own. That a task is not there a fleet's store tells as a loss."""
+    gone = [AlreadySettled if isinstance(write, Settle) else None for write in batch]
+    return [
+        absent if isinstance(answer, TaskLost) else type(answer) if isinstance(answer, Exception) else answer
+        for absent, answer in zip(gone, answers, strict=True)
+    ]
 
 
 class Comparison(RuleBasedStateMachine):
@@ -104,7 +108,7 @@ class Comparison(RuleBasedStateMachine):
                 outcome = data.draw(OUTCOMES)
                 end = {"outcome": outcome, "status": status_of(outcome), "settled_at": self.clock}
                 batch.append(Settle(msgspec.structs.replace(changed, **end)))
-        self.agree(lambda store: comparable(store.commit(batch)))
+        self.agree(lambda store: comparable(batch, store.commit(batch)))
 
     @rule(age=st.integers(-2, 4), keep=st.integers(0, 5), limit=st.integers(1, 4))
     def prune(self, age: int, keep: int, limit: int) -> None:
