@@ -14,7 +14,7 @@ from tests.simulation.run import run_worlds
 
 ROOT = Path(__file__).parent.parent.parent
 
-WORLDS = 300
+WORLDS = 500
 FOUND_WITHIN = 300
 FLEETS = 8
 FLEETS_UNTIL_FOUND = 40
